@@ -1,0 +1,255 @@
+"""What a developer writes on a model: frozen facts without behaviour, and the class decorators that attach them.
+
+    @data_subject
+    @events(account_closed="closed_at")
+    class Rider(Base):
+        email: Mapped[Annotated[str, Personal("user.contact.email", purposes={"account"})]]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+_Class = TypeVar("_Class", bound=type)
+
+
+# Precisions: how exact a value a purpose may see.
+
+
+@dataclass(frozen=True, slots=True)
+class Exact:
+    """The value itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """The H3 cell of a location, as its hexadecimal id. ``resolution`` 0 (continent) to 15 (square metre)."""
+
+    resolution: int
+
+
+@dataclass(frozen=True, slots=True)
+class Year:
+    """The year of a date, as an int."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgeBand:
+    """An age as a band such as ``"13-15"``; ``bounds`` are the lowest ages of the bands after the first."""
+
+    bounds: tuple[int, ...] = (13, 16, 18, 25, 35, 45, 55, 65, 75, 90)
+
+
+Precision = Exact | Cell | Year | AgeBand
+
+
+# Techniques: what happens to a value when its lifetime ends.
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Delete the row. Only for ``@expire_row``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suppress:
+    """Leave nothing: NULL, or a destroyed envelope where the column is sealed and NOT NULL."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generalise:
+    """Leave the value at a coarser precision, in the residue column."""
+
+    to: Cell | Year
+
+
+@dataclass(frozen=True, slots=True)
+class Pseudonymise:
+    """Leave a keyed token. Equal values in one ``domain`` get equal tokens; other domains do not match."""
+
+    domain: str
+
+
+Technique = Delete | Suppress | Generalise | Pseudonymise
+
+
+# Searches that a sealed field can serve.
+
+
+@dataclass(frozen=True, slots=True)
+class Equality:
+    """Serve ``==`` and ``in_`` through a keyed hash of the normalised value.
+
+    ``normaliser`` is ``"exact"``, ``"case"`` (caseless), ``"email"``, ``"digits"`` or ``"phone"``.
+    """
+
+    normaliser: str = "exact"
+
+
+@dataclass(frozen=True, slots=True)
+class Nearby:
+    """Serve ``nearby()`` through a keyed hash of the H3 cell at ``resolution``."""
+
+    resolution: int
+
+
+# Where an event's time stands when it is not a column of the model itself.
+
+
+@dataclass(frozen=True, slots=True)
+class Latest:
+    """The latest time of many related rows, as ``"relationship.column"``."""
+
+    path: str
+
+
+# Field markers.
+
+
+@dataclass(frozen=True, slots=True)
+class Personal:
+    """A field that holds personal data.
+
+    ``category``: a Fideslang key such as ``"user.contact.email"``. ``purposes``: the names that need the
+    field, or a mapping of name to precision (a set means ``Exact()``). ``then``: the technique at the end of
+    its life. ``search``: what a sealed field can be found by. ``seal``: True, False, or None to let the
+    category and the policy decide. ``duties``: policy duties that keep it longer. ``id``: the stable name a
+    sealed value is bound to; give the old one when the table or the attribute is renamed.
+    """
+
+    category: str
+    purposes: Iterable[str] | Mapping[str, Precision] = field(kw_only=True)
+    then: Technique = field(default=Suppress(), kw_only=True)
+    search: Equality | Nearby | None = field(default=None, kw_only=True)
+    seal: bool | None = field(default=None, kw_only=True)
+    duties: frozenset[str] = field(default=frozenset(), kw_only=True)
+    id: str | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        given = self.purposes
+        if isinstance(given, str):
+            given = (given,)
+        pairs = given.items() if isinstance(given, Mapping) else ((name, Exact()) for name in given)
+        object.__setattr__(self, "purposes", tuple(sorted(pairs, key=lambda pair: pair[0])))
+        object.__setattr__(self, "duties", frozenset(self.duties))
+
+
+@dataclass(frozen=True, slots=True)
+class Location(Personal):
+    """A place of a data subject. Sealed by default."""
+
+    category: str = "user.location.precise"
+
+
+@dataclass(frozen=True, slots=True)
+class BirthDate(Personal):
+    """The birth date of a data subject. Sealed by default."""
+
+    category: str = "user.demographic.date_of_birth"
+
+
+@dataclass(frozen=True, slots=True)
+class NotPersonal:
+    """A decision that a field is not personal data, with the reason an auditor will read."""
+
+    because: str
+
+
+# Class markers. Each decorator attaches one and tells the observers that a class has changed.
+
+
+@dataclass(frozen=True, slots=True)
+class DataSubject:
+    """Rows of the class are data subjects."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnedBy:
+    """Rows belong to the data subjects at the end of these relationships or foreign-key columns."""
+
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """When each policy event happened: the name of a column, ``"relationship.column"``, or ``Latest``."""
+
+    sources: tuple[tuple[str, str | Latest], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExpireRow:
+    """What happens to the row when the lifetime of all its fields has ended."""
+
+    technique: Delete
+
+
+@dataclass(frozen=True, slots=True)
+class ChildProtection:
+    """The fields from which it is decided whether a data subject is a child."""
+
+    birth_date: str
+    country: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NotPersonalColumns:
+    """``NotPersonal`` for several fields at once."""
+
+    names: tuple[str, ...]
+    because: str
+
+
+ClassMarker = DataSubject | OwnedBy | Events | ExpireRow | ChildProtection | NotPersonalColumns
+
+ATTRIBUTE = "__privkit__"
+observers: list[Callable[[type], None]] = []
+"""Called with a class after a decorator marked it; storage rooms add themselves when they are imported."""
+
+
+def mark(cls: type, marker: ClassMarker) -> None:
+    """Attach ``marker`` to ``cls`` and tell the observers."""
+    setattr(cls, ATTRIBUTE, (*cls.__dict__.get(ATTRIBUTE, ()), marker))
+    for observer in observers:
+        observer(cls)
+
+
+def data_subject(cls: _Class) -> _Class:
+    """Declare that rows of this class are data subjects: each gets a key of its own."""
+    mark(cls, DataSubject())
+    return cls
+
+
+def owned_by(*paths: str) -> Callable[[_Class], _Class]:
+    """Declare who a row is about: relationships, or foreign-key columns, that lead to a data subject."""
+    return _marking(OwnedBy(paths))
+
+
+def events(**sources: str | Latest) -> Callable[[_Class], _Class]:
+    """Map policy events to where their time stands, for example ``account_closed="closed_at"``."""
+    return _marking(Events(tuple(sorted(sources.items()))))
+
+
+def expire_row(technique: Delete) -> Callable[[_Class], _Class]:
+    """Declare what happens to the whole row once every field of it has expired."""
+    return _marking(ExpireRow(technique))
+
+
+def child_protection(*, birth_date: str, country: str | None = None) -> Callable[[_Class], _Class]:
+    """Declare that a data subject may be a child. An unknown age is a child's; an unknown country, the strictest."""
+    return _marking(ChildProtection(birth_date, country))
+
+
+def not_personal(*names: str, because: str) -> Callable[[_Class], _Class]:
+    """Declare that these fields are not personal data, and why."""
+    return _marking(NotPersonalColumns(names, because))
+
+
+def _marking(marker: ClassMarker) -> Callable[[_Class], _Class]:
+    def decorate(cls: _Class) -> _Class:
+        mark(cls, marker)
+        return cls
+
+    return decorate
