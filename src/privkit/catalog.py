@@ -99,6 +99,8 @@ def read(cls: type) -> Model:
             else:
                 fields[name] = _field(cls, definer, name, marker, python_type, many)
         for name, outside in _outside.get(definer, {}).items():
+            fields.pop(name, None)
+            not_personal.pop(name, None)
             if isinstance(outside, NotPersonal):
                 not_personal[name] = outside.because
             else:
@@ -186,8 +188,6 @@ def _markers(annotation: Any, definer: type, *, many: bool) -> Iterator[tuple[Pe
         own = [item for item in metadata if isinstance(item, Personal | NotPersonal)]
         for marker in own:
             yield marker, _bare(base), many or get_origin(_bare(base)) in _MANY
-        if own:
-            return
         yield from _markers(base, definer, many=many)
         return
     origin = get_origin(annotation)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 from privkit.errors import ClockError
 
 Clock = Callable[[], datetime]
+
+monotonic: Callable[[], float] = time.monotonic
+"""Seconds that never go back, for ages and time-outs inside one process."""
 
 
 def system_clock() -> datetime:

@@ -17,7 +17,6 @@ from privkit.clock import as_utc
 _ISO = re.compile(
     r"P(?=.)(?:(\d+)Y)?(?:(\d+)M)?(?:(\d+)W)?(?:(\d+)D)?(?:T(?=.)(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?", re.ASCII
 )
-_TICK = timedelta(microseconds=1)
 _FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 
@@ -65,19 +64,20 @@ class Period:
     def cutoff(self, now: datetime) -> datetime:
         """Return the latest start whose period has passed at ``now``: ``after(cutoff) <= now < after(cutoff + 1us)``.
 
-        ``after`` never decreases, so a bisection over microseconds is its exact inverse.
+        Where the day does not exist so many months earlier, that is the last microsecond of the shorter month.
+        Before year 1 it is the first instant there is.
         """
         now = as_utc(now)
-        width = timedelta(days=31 * self.months) + self.rest
-        low = now - width if now - _FIRST > width else _FIRST
-        if self.after(low) > now:
+        if now - _FIRST < self.rest:
             return _FIRST
-        steps = (now - low) // _TICK
-        good, bad = 0, steps + 1
-        while bad - good > 1:
-            middle = (good + bad) // 2
-            good, bad = (middle, bad) if self.after(low + middle * _TICK) <= now else (good, middle)
-        return low + good * _TICK
+        now -= self.rest
+        year, month = divmod(now.year * 12 + now.month - 1 - self.months, 12)
+        if year < 1:
+            return _FIRST
+        last = monthrange(year, month + 1)[1]
+        if now.day <= last:
+            return now.replace(year=year, month=month + 1)
+        return datetime(year, month + 1, last, 23, 59, 59, 999999, tzinfo=UTC)
 
     def __str__(self) -> str:
         return self.text

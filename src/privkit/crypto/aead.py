@@ -1,0 +1,73 @@
+"""The one cipher: AES-256-GCM (NIST SP 800-38D) with a random 96-bit nonce for each call.
+
+Nothing else in privkit encrypts or decrypts. Random nonces are safe up to 2**32 calls for one key (SP 800-38D,
+section 8.3); a value's key serves one field of one data subject, so it stays far below.
+"""
+
+from __future__ import annotations
+
+from os import urandom
+from typing import NoReturn
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from privkit.errors import KeyringError, SealedError
+
+KEY_SIZE = 32
+NONCE_SIZE = 12
+TAG_SIZE = 16
+
+
+class KeyMaterial:
+    """Base of everything that holds a key: its repr shows none, and it is neither pickled nor copied."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise KeyringError(
+            f"{type(self).__name__} holds keys and cannot be pickled or copied.",
+            "The keys would travel in the pickle, unsealed.",
+            "Build it anew where it is needed, for example FileKeyring(PATH) in each process.",
+        )
+
+
+class Aead(KeyMaterial):
+    """AES-256-GCM under one key of 32 bytes. Raises KeyringError for a key of another length."""
+
+    __slots__ = ("_cipher",)
+
+    def __init__(self, key: bytes) -> None:
+        require_key(key)
+        self._cipher = AESGCM(key)
+
+    def encrypt(self, plaintext: bytes, associated: bytes) -> bytes:
+        """Return nonce (12 bytes) | ciphertext | tag (16 bytes), authenticated together with ``associated``."""
+        nonce = urandom(NONCE_SIZE)
+        return nonce + self._cipher.encrypt(nonce, plaintext, associated)
+
+    def decrypt(self, sealed: bytes, associated: bytes) -> bytes:
+        """Return the plaintext. Raises SealedError unless ``sealed`` and ``associated`` are exactly what was made."""
+        try:
+            return self._cipher.decrypt(sealed[:NONCE_SIZE], sealed[NONCE_SIZE:], associated)
+        except (InvalidTag, ValueError):
+            pass  # raised below instead, so that no context is chained
+        raise SealedError(
+            "A sealed value did not open.",
+            "It was damaged, or moved from another field or data subject, or sealed under another key.",
+            "Restore the row from a backup, and find what wrote to it outside privkit.",
+        )
+
+
+def require_key(key: bytes) -> None:
+    """Raise KeyringError unless ``key`` has the length of a key."""
+    if len(key) != KEY_SIZE:
+        raise KeyringError(
+            f"A key of {len(key)} bytes was given; a key is {KEY_SIZE} bytes.",
+            "A shorter key would protect less than the envelope says.",
+            "Draw it with SubjectKey.new() or FileKeyring.create(PATH).",
+            size=len(key),
+        )

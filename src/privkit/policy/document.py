@@ -1,0 +1,172 @@
+"""The organisation's file. ``load`` reads it with its packs and returns a Policy, or one error with every mistake."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from privkit.policy.nodes import Node, Table, Text, read_file
+from privkit.policy.packs import BASELINE_AGES, Packs, packs_folder
+from privkit.policy.problems import Problem, counted, nearest, paste, quoted, refusal
+from privkit.policy.reading import Reading, Section, dotted
+from privkit.policy.rules import CHILDREN, ENFORCEMENT, LEGAL_BASES, AgeRule, Keep, Policy, Purpose, Recipient, inherit
+from privkit.policy.sections import SECTIONS, Layer, merge, read_keep, read_sections
+
+PURPOSE = {"description": '"..."', "legal_basis": "contract", "keep": "{for: P30D, after: account_closed}"}
+_NEW_PURPOSE = f"{{account: {{{', '.join(f'{key}: {value}' for key, value in PURPOSE.items())}}}}}"
+_TOP = {"privkit": "1", "purposes": _NEW_PURPOSE}
+_TOP_OPTIONAL = ("extends", "controller", "enforcement", "naive_datetimes", "recipients", *SECTIONS)
+_CONTROLLER = ("contact", "representative", "data_protection_officer", "address")
+_RECIPIENT = {"regions": "[eu-west-1]", "purposes": "[...]"}
+
+
+def load(source: str | os.PathLike[str] | Policy, *, packs: str | os.PathLike[str] | None = None) -> Policy:
+    """Return the policy in the YAML file ``source``; a Policy is returned as it is.
+
+    ``packs`` is a folder of rule packs to use instead of those that ship with privkit. Raises one PolicyError
+    that lists every mistake of the file and its packs; its ``data["problems"]`` are ``Problem`` objects.
+    """
+    if isinstance(source, Policy):
+        return source
+    problems: list[Problem] = []
+    path = Path(source)
+    node = read_file(path, problems)
+    policy = None if node is None else _read(path, node, Path(packs) if packs else packs_folder(), problems)
+    if policy is None:
+        problems.sort(key=lambda problem: (problem.file != str(path), problem.file, problem.line))
+        why = "No part of it is in force: half a policy protects by half."
+        raise refusal(f"The policy {path} has {counted(problems)}.", why, problems, path=str(path))
+    return policy
+
+
+def _read(path: Path, node: Node, folder: Path, problems: list[Problem]) -> Policy | None:
+    reading = Reading(str(path), problems)
+    if isinstance(node, Text) and node.empty:
+        reading.report(1, "The file is empty.", "\n".join(f"{key}: {value}" for key, value in _TOP.items()))
+        return None
+    found = reading.table(node, (), _TOP, _TOP_OPTIONAL)
+    if found is None:
+        return None
+    found.integer("privkit", 1, 1)
+    own = read_sections(found)
+    used = _packs(found, own, folder)
+    rules = merge((*used.layers.values(), own))
+    purposes, recipients, controller = _purposes(found), _recipients(found), _controller(found)
+    enforcement = found.choice("enforcement", ENFORCEMENT) or "enforce"
+    naive_datetimes = found.choice("naive_datetimes", ("UTC",))
+    default_age = rules.default_age or _no_default(reading)
+    if problems or default_age is None:
+        return None
+    return Policy(
+        path=str(path),
+        controller=controller,
+        purposes=purposes,
+        duties=rules.duties,
+        categories=inherit(rules.categories),
+        sensitive_categories=rules.sensitive,
+        recipients=recipients,
+        default_age=default_age,
+        ages=rules.ages,
+        verification_methods=rules.methods,
+        finite_child_periods=rules.finite_periods,
+        enforcement=enforcement,
+        naive_datetimes=naive_datetimes,
+        packs=tuple(used.dates.items()),
+    )
+
+
+def _packs(found: Section, own: Layer, folder: Path) -> Packs:
+    """Read the packs. Where none of them, nor the file, gives a default age, the baseline's ages lie beneath."""
+    used = Packs(folder, found.reading.problems)
+    if "extends" in found:
+        for name, line in found.lines("extends"):
+            used.extend(name, found.reading, line, ("extends",))
+    if own.ages_from is not None:
+        name, line = own.ages_from
+        used.extend(name, found.reading, line, ("child", "ages"))
+    if not any(layer.default_age for layer in (*used.layers.values(), own)) and not found.reading.problems:
+        used.extend(BASELINE_AGES, found.reading, found.line, ("extends",))
+        used.layers = {BASELINE_AGES: used.layers.pop(BASELINE_AGES, Layer()), **used.layers}
+    return used
+
+
+def _no_default(reading: Reading) -> AgeRule | None:
+    if not reading.problems:
+        reading.report(1, "Neither the file nor a pack gives a default age of consent.", "child: {default_age: 16}")
+    return None
+
+
+def _purposes(found: Section) -> dict[str, Purpose]:
+    node = found.nodes.get("purposes")
+    if (isinstance(node, Text) and node.empty) or (isinstance(node, Table) and not node.entries):
+        message = "purposes is empty: nothing could be read or written."
+        found.reading.report(node.line, message, paste(("purposes",), _NEW_PURPOSE))
+    read = (_purpose(found.reading, name, node) for name, node in found.named("purposes"))
+    return {purpose.name: purpose for purpose in read if purpose is not None}
+
+
+def _purpose(reading: Reading, name: str, node: Node) -> Purpose | None:
+    found = reading.table(node, ("purposes", name), PURPOSE, ("because", "prohibited", "children"))
+    if found is None:
+        return None
+    description, basis = found.text("description"), found.choice("legal_basis", LEGAL_BASES)
+    prohibited, children = found.flag("prohibited") is True, found.choice("children", CHILDREN) or "consent"
+    keep, because = _keep(found)
+    if description is None or basis is None:
+        return None
+    return Purpose(name, description, basis, keep, because, prohibited, children, found.where)
+
+
+def _keep(found: Section) -> tuple[Keep | None, str]:
+    """Read a purpose's keep and its reason. None is for ever, which needs a reason.
+
+    The forms: ``{for: P1D, after: trip_ended}``; ``forever`` with ``because: "..."`` beside it; and
+    ``{forever: true, because: "..."}``.
+    """
+    because = found.text("because") or ""
+    node, path = found.nodes.get("keep"), (*found.path, "keep")
+    if isinstance(node, Text) and node.value == "forever":
+        if "because" not in found:
+            fix = paste(found.path, '{keep: forever, because: "..."}')
+            found.reading.report(node.line, f"{dotted(path)} is forever without a reason.", fix)
+        return None, because
+    if isinstance(node, Table) and any(key == "forever" for key, _ in node.entries):
+        keep = found.table("keep", {"forever": "true", "because": '"..."'})
+        if keep is not None and keep.flag("forever") is False:
+            message = f"{dotted(path)} is not forever and has no period."
+            found.reading.report(node.line, message, paste(path, PURPOSE["keep"]))
+        return None, (keep.text("because") if keep is not None else None) or because
+    return read_keep(found, epoch=True), because
+
+
+def _recipients(found: Section) -> dict[str, Recipient]:
+    section = found.nodes.get("purposes")
+    declared = [name for name, _ in section.entries] if isinstance(section, Table) else []
+    read = (_recipient(found.reading, name, node, declared) for name, node in found.named("recipients"))
+    return {recipient.name: recipient for recipient in read if recipient is not None}
+
+
+def _recipient(reading: Reading, name: str, node: Node, declared: list[str]) -> Recipient | None:
+    found = reading.table(node, ("recipients", name), _RECIPIENT, ("contract", "safeguards"))
+    if found is None:
+        return None
+    contract = found.day("contract")
+    regions, purposes, safeguards = (found.texts(key) or () for key in ("regions", "purposes", "safeguards"))
+    for purpose in purposes:
+        if purpose not in declared:
+            near = nearest(purpose, declared)
+            message = f"{dotted(found.path)} names purpose {quoted(purpose)}, which is not declared."
+            fix = paste((*found.path, "purposes"), f"[{', '.join(near[:1])}]")
+            reading.report(found.line_of("purposes"), message, fix, near)
+    day = None if contract is None else contract.isoformat()
+    return Recipient(name, day, regions, purposes, safeguards, found.where)
+
+
+def _controller(found: Section) -> dict[str, str | tuple[str, ...]]:
+    section = found.table("controller", {"name": '"..."'}, (*_CONTROLLER, "regions"))
+    if section is None:
+        return {}
+    texts = {key: section.text(key) for key in ("name", *_CONTROLLER)}
+    controller: dict[str, str | tuple[str, ...]] = {key: text for key, text in texts.items() if text is not None}
+    regions = section.texts("regions")
+    return controller if regions is None else {**controller, "regions": regions}

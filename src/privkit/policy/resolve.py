@@ -1,0 +1,235 @@
+"""What the policy says about each field of the models, and every mistake that the models make against it."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any, get_args
+
+from privkit.catalog import Field, Model
+from privkit.markers import (
+    AgeBand,
+    BirthDate,
+    Cell,
+    Delete,
+    Exact,
+    Generalise,
+    Latest,
+    Location,
+    Nearby,
+    Precision,
+    Year,
+)
+from privkit.policy.problems import Problem, counted, nearest, paste, quoted, refusal
+from privkit.policy.rules import Duty, Keep, Policy, Purpose
+
+_NEW_PURPOSE = '{description: "...", legal_basis: contract, keep: {for: P30D, after: account_closed}}'
+_NEW_DUTY = '{citation: "...", keep: {for: P7Y, after: account_closed}}'
+_NEVER_A_PLACE = (str, int, float, bool, date)
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One purpose that needs a field, and how exact a value it may see."""
+
+    purpose: Purpose
+    precision: Precision
+
+
+@dataclass(frozen=True, slots=True)
+class FieldRule:
+    """All that the policy says about one field."""
+
+    field: Field
+    terms: tuple[Term, ...]
+    duties: tuple[Duty, ...]
+    sealed: bool
+    sensitive: bool
+
+
+def resolve(policy: Policy, models: Iterable[Model], *, stored: bool = True) -> dict[str, FieldRule]:
+    """Return the rule of every field of ``models``, by ``field.id``.
+
+    ``stored`` is False for models that live in memory only: they map no events, and need none. Raises one
+    PolicyError that lists every mistake; its ``data["problems"]`` are ``Problem`` objects.
+    """
+    # a base before its subclasses: a field belongs to the class that declared it
+    ordered = sorted(models, key=lambda model: len(model.cls.__mro__))
+    run = _Run(policy, stored, any(model.child for model in ordered))
+    for model in ordered:
+        run.take(model)
+    if run.problems:
+        why = "No rule is in force: a field without one would be unprotected."
+        what = f"The models do not fit {policy.path}: {counted(run.problems)}."
+        raise refusal(what, why, run.problems, path=policy.path)
+    return run.rules
+
+
+@dataclass(slots=True)
+class _Run:
+    policy: Policy
+    stored: bool
+    children: bool
+    problems: list[Problem] = field(default_factory=list)
+    rules: dict[str, FieldRule] = field(default_factory=dict)
+    homes: dict[str, tuple[type, str, Any]] = field(default_factory=dict)
+
+    def take(self, model: Model) -> None:
+        counted: dict[str, list[str]] = {}
+        for item in model.fields.values():
+            home = (_home(model.cls, item.owner), item.name, item.marker)
+            if item.id not in self.homes:
+                self.homes[item.id] = home
+                self._field(model, item, counted)
+            elif self.homes[item.id] != home:
+                self._same_id(model, item)
+        for event, users in counted.items():
+            if event not in model.events:
+                self._unmapped(model, event, users)
+
+    def report(self, model: Model, message: str, fix: str = "", near: tuple[str, ...] = ()) -> None:
+        self.problems.append(Problem(*_place(model.cls), message, near, fix))
+
+    def _field(self, model: Model, item: Field, counted: dict[str, list[str]]) -> None:
+        name = f"{model.cls.__name__}.{item.name}"
+        terms = tuple(self._terms(model, item, name))
+        duties = tuple(self._duties(model, item, name))
+        if not item.purposes:
+            self.report(model, f"{name} is personal data without a purpose: nobody could read it.", 'purposes={"..."}')
+        keeps: list[tuple[str, Keep | None]] = [(term.purpose.name, term.purpose.keep) for term in terms]
+        keeps += [(duty.name, duty.keep) for duty in duties]
+        for user, keep in keeps:
+            if self.stored and keep is not None:
+                counted.setdefault(keep.after, []).append(f"{item.name} for {user}")
+        for misfit, fix in _misfits(item):
+            self.report(model, f"{name}: {misfit}", fix)
+        self._periods(model, name, terms)
+        rule = self.policy.category(item.marker.category)
+        if item.marker.seal is False and rule is not None and rule.seal:
+            message = f"{name} says seal=False, but {rule.where} requires {rule.key} to be sealed."
+            self.report(model, message, "seal=None")
+        self.rules[item.id] = FieldRule(
+            item, terms, duties, self._sealed(item), self.policy.sensitive(item.marker.category)
+        )
+
+    def _terms(self, model: Model, item: Field, name: str) -> Iterator[Term]:
+        for purpose, precision in item.purposes.items():
+            if purpose in self.policy.purposes:
+                yield Term(self.policy.purposes[purpose], precision)
+            else:
+                message = f"{name} names purpose {quoted(purpose)}, which {self.policy.path} does not declare."
+                fix = paste(("purposes", purpose), _NEW_PURPOSE)
+                self.report(model, message, fix, nearest(purpose, self.policy.purposes))
+
+    def _duties(self, model: Model, item: Field, name: str) -> Iterator[Duty]:
+        for duty in sorted(item.marker.duties):
+            if duty in self.policy.duties:
+                yield self.policy.duties[duty]
+            else:
+                message = f"{name} names duty {quoted(duty)}, which {self.policy.path} does not declare."
+                fix = paste(("duties", duty), _NEW_DUTY)
+                self.report(model, message, fix, nearest(duty, self.policy.duties))
+
+    def _periods(self, model: Model, name: str, terms: tuple[Term, ...]) -> None:
+        """A child's data needs a period that ends, where a rule pack says so (16 CFR 312.10)."""
+        if not self.policy.finite_child_periods or not (model.child or (self.children and model.owners)):
+            return
+        for purpose in (term.purpose for term in terms):
+            if purpose.keep is None and purpose.children != "never":
+                message = f"{name} may be a child's, and purpose {quoted(purpose.name)} keeps it for ever."
+                self.report(model, message, paste(("purposes", purpose.name, "children"), "never"))
+
+    def _sealed(self, item: Field) -> bool:
+        marker = item.marker
+        if marker.seal is not None:
+            return marker.seal
+        by_marker = isinstance(marker, Location | BirthDate) or marker.search is not None
+        return by_marker or self.policy.must_seal(marker.category)
+
+    def _same_id(self, model: Model, item: Field) -> None:
+        other = self.homes[item.id]
+        message = (
+            f"{model.cls.__name__}.{item.name} and {other[0].__name__}.{other[1]} both have the id {quoted(item.id)}: "
+            "a value sealed for one would open as the other."
+        )
+        self.report(model, message, f'id="{model.cls.__module__}.{model.cls.__qualname__}.{item.name}"')
+
+    def _unmapped(self, model: Model, event: str, users: list[str]) -> None:
+        name = model.cls.__name__
+        message = f"{name} maps no event {quoted(event)}, from which {', '.join(users)} counts."
+        mapped = [f"{known}={_source(source)}" for known, source in sorted(model.events.items())]
+        fix = "@events({})\nclass {}".format(", ".join([*mapped, f'{event}="..."']), name)
+        self.report(model, message, fix, nearest(event, model.events))
+
+
+def _misfits(item: Field) -> Iterator[tuple[str, str]]:
+    """Say what its marker asks of a value that a value of its type cannot give, each with a fix."""
+    marker = item.marker
+    wanted = [(f"precision for {quoted(name)}", precision) for name, precision in item.purposes.items()]
+    if isinstance(marker.then, Generalise):
+        wanted.append(("residue", marker.then.to))
+    for use, precision in wanted:
+        if not isinstance(precision, Exact | Cell | Year | AgeBand):
+            yield f"the {use} is not a precision.", "Exact()"
+        elif isinstance(precision, Cell) and not _place_like(item):
+            yield f"the {use} is a Cell, which only a location has.", "Exact()"
+        elif isinstance(precision, Year | AgeBand) and not _date_like(item):
+            yield f"the {use} is {type(precision).__name__}, which only a date has.", "Exact()"
+        if isinstance(precision, Cell) and not 0 <= precision.resolution <= 15:
+            yield f"the {use} is a Cell whose resolution is not 0 to 15.", "Cell(7)"
+    if isinstance(marker.then, Delete):
+        yield "Delete() is for a whole row.", "@expire_row(Delete())"
+    if isinstance(marker.search, Nearby):
+        if not _place_like(item):
+            yield "search=Nearby(...) is only for a location.", "search=Equality()"
+        if not 0 <= marker.search.resolution <= 15:
+            yield "search=Nearby(...) has a resolution that is not 0 to 15.", "search=Nearby(8)"
+
+
+def _place_like(item: Field) -> bool:
+    kind = _element(item)
+    if kind is None:
+        return isinstance(item.marker, Location)
+    if kind.__name__ == "GeoPoint":
+        return True
+    return isinstance(item.marker, Location) and not issubclass(kind, _NEVER_A_PLACE)
+
+
+def _date_like(item: Field) -> bool:
+    kind = _element(item)
+    return isinstance(item.marker, BirthDate) if kind is None else issubclass(kind, date)
+
+
+def _element(item: Field) -> type | None:
+    """The type of the value, or of each of many; None where it is not known."""
+    kind = item.python_type
+    if item.many and get_args(kind):
+        kind = get_args(kind)[0]
+    return kind if isinstance(kind, type) and kind is not object else None
+
+
+def _home(cls: type, owner: str) -> type:
+    """The base-most class of the table ``owner``, else ``cls``: one field inherited twice has one home."""
+    for base in reversed(cls.__mro__):
+        table = base.__dict__.get("__table__")
+        if owner in (getattr(table, "name", None), base.__dict__.get("__tablename__")):
+            return base
+    return cls
+
+
+def _place(cls: type) -> tuple[str, int]:
+    try:
+        file, line = inspect.getsourcefile(cls), inspect.getsourcelines(cls)[1]
+    except (OSError, TypeError, SyntaxError, IndexError):
+        file, line = None, 0
+    if file is None:
+        return f"{cls.__module__}.{cls.__qualname__}", 0
+    here = os.getcwd() + os.sep
+    return file.removeprefix(here), line
+
+
+def _source(source: str | Latest) -> str:
+    return f'Latest("{source.path}")' if isinstance(source, Latest) else f'"{source}"'

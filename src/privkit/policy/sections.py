@@ -1,0 +1,200 @@
+"""The sections that the organisation's file and a rule pack have in common, and how one is laid over another."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+from privkit.policy.nodes import Node, Table
+from privkit.policy.problems import paste, quoted
+from privkit.policy.reading import Path, Reading, Section, dotted
+from privkit.policy.rules import AgeRule, Duty, Keep, VerificationMethod
+
+SECTIONS = ("categories", "sensitive", "duties", "child")
+KEEP = {"for": "P30D", "after": "account_closed"}
+_DUTY = {"citation": '"..."', "keep": "{for: P7Y, after: account_closed}"}
+_SEVERITY = {"scale": "2", "scope": "2", "irremediable": "2"}
+_CHILD = ("ages", "default_age", "age_of_digital_consent", "verification_methods", "finite_periods")
+_AGE = {"age": "16", "status": "B", "source": '"..."'}
+_OLDEST = 21
+
+_COUNTRY = re.compile(r"[A-Z]{2}")
+_CATEGORY = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)*")
+
+
+@dataclass(slots=True)
+class Layer:
+    """What one file says in the common sections. ``ages_from``: the pack whose ages lie beneath, and the line."""
+
+    categories: dict[str, dict[str, Any]] = field(default_factory=dict)
+    sensitive: dict[str, str] = field(default_factory=dict)
+    duties: dict[str, Duty] = field(default_factory=dict)
+    default_age: AgeRule | None = None
+    ages: dict[str, AgeRule] = field(default_factory=dict)
+    methods: dict[str, VerificationMethod] = field(default_factory=dict)
+    finite_periods: bool = False
+    ages_from: tuple[str, int] | None = None
+
+
+def merge(layers: Iterable[Layer]) -> Layer:
+    """Lay each layer over the ones before it. Categories merge key by key; the strictest default age holds."""
+    merged = Layer()
+    for layer in layers:
+        for key, rule in layer.categories.items():
+            merged.categories[key] = {**merged.categories.get(key, {}), **rule}
+        merged.sensitive.update(layer.sensitive)
+        merged.duties.update(layer.duties)
+        merged.ages.update(layer.ages)
+        merged.methods.update(layer.methods)
+        merged.finite_periods = merged.finite_periods or layer.finite_periods
+        defaults = [rule for rule in (merged.default_age, layer.default_age) if rule is not None]
+        merged.default_age = max(defaults, key=lambda rule: rule.age, default=None)
+    return merged
+
+
+def read_sections(found: Section, as_of: date | None = None) -> Layer:
+    """Read the common sections of a file. ``as_of``: a rule pack's own day, after which no fact in it may begin."""
+    layer = Layer()
+    for key, node in found.named("categories"):
+        rule = _category(found.reading, key, node)
+        if rule is not None:
+            layer.categories[key] = rule
+    _sensitive(found, layer)
+    for name, node in found.named("duties"):
+        duty = _duty(found.reading, name, node)
+        if duty is not None:
+            layer.duties[name] = duty
+    child = found.table("child", {}, _CHILD)
+    if child is not None:
+        _child(child, layer, as_of)
+    return layer
+
+
+def read_keep(found: Section, *, epoch: bool) -> Keep | None:
+    """Read ``keep: {for: P30D, after: account_closed}``, with ``epoch: P7D`` where it is allowed."""
+    keep = found.table("keep", KEEP, ("epoch",) if epoch else ())
+    if keep is None:
+        return None
+    period, after, width = keep.period("for"), keep.event("after"), keep.period("epoch") if epoch else None
+    return None if period is None or after is None else Keep(period, after, width)
+
+
+def _category(reading: Reading, key: str, node: Node) -> dict[str, Any] | None:
+    if not _is_category(reading, key, node.line, ("categories",)):
+        return None
+    found = reading.table(node, ("categories", key), {}, ("seal", "severity", "child"))
+    if found is None:
+        return None
+    rule: dict[str, Any] = {"where": found.where}
+    seal = found.choice("seal", ("required", "optional"))
+    severity = _severity(found)
+    child = found.switch("child")
+    if seal is not None:
+        rule["seal"] = seal == "required"
+    if severity is not None:
+        rule["severity"] = severity
+    if child is not None:
+        rule["child"] = child
+    return rule
+
+
+def _severity(found: Section) -> tuple[int, int, int] | None:
+    severity = found.table("severity", _SEVERITY)
+    if severity is None:
+        return None
+    scale, scope, irremediable = (severity.integer(name, 1, 3) for name in _SEVERITY)
+    return None if scale is None or scope is None or irremediable is None else (scale, scope, irremediable)
+
+
+def _sensitive(found: Section, layer: Layer) -> None:
+    """Read ``[user.criminal_history]``, or ``{user.criminal_history: "GDPR Art. 10"}`` with citations."""
+    node, path = found.nodes.get("sensitive"), ("sensitive",)
+    if not isinstance(node, Table):
+        for key, line in found.lines("sensitive"):
+            if _is_category(found.reading, key, line, path):
+                layer.sensitive[key] = ""
+        return
+    cited = Section(found.reading, path, node.line, dict(node.entries))
+    for key, value in node.entries:
+        citation = cited.text(key)
+        if _is_category(found.reading, key, value.line, path) and citation is not None:
+            layer.sensitive[key] = citation
+
+
+def _is_category(reading: Reading, key: str, line: int, path: Path) -> bool:
+    if _CATEGORY.fullmatch(key):
+        return True
+    example = "[user.location.precise]" if path == ("sensitive",) else "{user.location.precise: {seal: required}}"
+    message = f"{dotted(path)} names {quoted(key)}, which is not a dotted Fideslang key."
+    reading.report(line, message, paste(path, example))
+    return False
+
+
+def _duty(reading: Reading, name: str, node: Node) -> Duty | None:
+    found = reading.table(node, ("duties", name), _DUTY)
+    if found is None:
+        return None
+    citation, keep = found.text("citation"), read_keep(found, epoch=False)
+    return None if citation is None or keep is None else Duty(name, citation, keep, found.where)
+
+
+def _child(found: Section, layer: Layer, as_of: date | None) -> None:
+    pack = found.text("ages")
+    if pack is not None:
+        layer.ages_from = pack, found.line_of("ages")
+    table = found.table("age_of_digital_consent", {}, ("default", "rows"))
+    if table is not None:
+        _ages(table, layer, as_of)
+    age = found.integer("default_age", 1, _OLDEST)
+    if age is not None:
+        layer.default_age = AgeRule(None, age, "U", "the policy's child.default_age")
+    for name, node in found.named("verification_methods"):
+        method = _method(found.reading, name, node)
+        if method is not None:
+            layer.methods[name] = method
+    layer.finite_periods = found.flag("finite_periods") is True
+
+
+def _ages(table: Section, layer: Layer, as_of: date | None) -> None:
+    if "default" in table:
+        layer.default_age = _age(table, None, table.nodes["default"], as_of)
+    for country, node in table.named("rows"):
+        if _COUNTRY.fullmatch(country):
+            rule = _age(table, country, node, as_of)
+            if rule is not None:
+                layer.ages[country] = rule
+        else:
+            message = f"{dotted(table.path)} has a row that is not a two-letter country code in capitals."
+            table.reading.report(node.line, message, paste((*table.path, "rows", "GB"), "{...}"))
+
+
+def _age(table: Section, country: str | None, node: Node, as_of: date | None) -> AgeRule | None:
+    path = (*table.path, "default") if country is None else (*table.path, "rows", country)
+    found = table.reading.table(node, path, _AGE, ("from", "joint_below"))
+    if found is None:
+        return None
+    age, status, source = (
+        found.integer("age", 1, _OLDEST),
+        found.choice("status", ("A", "B", "U")),
+        found.text("source"),
+    )
+    since, joint = found.day("from"), found.flag("joint_below")
+    if since is not None and as_of is not None and since > as_of:
+        message = f"{dotted(path)}.from is later than as_of: a fact that is not yet in force."
+        table.reading.report(found.line_of("from"), message, paste((*path, "from"), as_of.isoformat()))
+    if age is None or status is None or source is None:
+        return None
+    return AgeRule(country, age, status, source, since, joint is True)
+
+
+def _method(reading: Reading, name: str, node: Node) -> VerificationMethod | None:
+    path = ("child", "verification_methods", name)
+    found = reading.table(node, path, {"disclosure": "false"}, ("evidence", "countries"))
+    if found is None:
+        return None
+    disclosure = found.flag("disclosure")
+    evidence, countries = found.choice("evidence", ("delete_promptly",)), found.texts("countries")
+    return None if disclosure is None else VerificationMethod(name, disclosure, evidence, countries or (), found.where)

@@ -1,0 +1,135 @@
+"""``Privacy``: the one object an application holds. Each method is one call of the room that does the work."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar, cast
+
+from sqlalchemy import Engine
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.orm import Mapper, registry
+
+from privkit import catalog, policy, purposes
+from privkit.clock import Clock, system_clock
+from privkit.crypto import Keyring
+from privkit.errors import MappingError
+from privkit.markers import NotPersonal, Personal
+from privkit.policy import Policy
+from privkit.sqlalchemy import Guard, mapping, protect
+
+_Callable = TypeVar("_Callable", bound=Callable[..., Any])
+
+
+class Privacy:
+    """A policy, the models it governs and the keys that seal them.
+
+    ``policy``: a path or a ``Policy``. ``models``: a declarative base, a mapped class, a registry, or several.
+    ``keys``: a keyring, read on first use. ``clock``: returns the current instant, aware.
+
+    Raises PolicyError where the policy or the models have mistakes, all of them at once.
+    """
+
+    def __init__(
+        self,
+        policy: str | os.PathLike[str] | Policy,
+        models: Any,
+        keys: Keyring,
+        clock: Clock = system_clock,
+    ) -> None:
+        self._models = list(models) if isinstance(models, list | tuple | set | frozenset) else [models]
+        self._scopes: dict[tuple[int, tuple[str, ...]], purposes.Scope] = {}
+        self.guard = Guard(_load(policy), lambda: _mappers(self._models), keys, clock)
+
+    @property
+    def policy(self) -> Policy:
+        """The resolved policy."""
+        return self.guard.policy
+
+    def protect(self, engine: Engine | AsyncEngine) -> None:
+        """Hold every statement of ``engine`` to the policy from now on."""
+        protect(self.guard, engine)
+
+    def purpose(self, *names: str) -> PurposeBlock:
+        """Work for a purpose: ``with privacy.purpose("pickup"):``, or as a decorator of a function or coroutine.
+
+        With several names, a field needs to be needed by one of them, as in a sign-up form. Nested blocks
+        never widen each other. Raises PolicyError for an unknown name, PurposeError for a prohibited one.
+        """
+        self._scope(names)
+        return PurposeBlock(lambda: self._scope(names))
+
+    def annotate(self, model: type, **markers: Personal | NotPersonal) -> None:
+        """Mark the fields of a model that cannot be edited. Raises MappingError for an unmapped class."""
+        mapper = next((each for each in _mappers([model])), None)
+        if mapper is None:
+            raise MappingError(f"{model.__name__} is not a mapped class.", "", "Annotate a class that is mapped.")
+        catalog.annotate(model, markers)
+        mapping.install(mapper)
+        if mapper not in set(_mappers(self._models)):
+            self._models.append(model)
+        self.guard.refresh()
+
+    def _scope(self, names: tuple[str, ...]) -> purposes.Scope:
+        key = (self.guard.version, names)
+        if key not in self._scopes:
+            self._scopes[key] = self.guard.scope(names)
+        return self._scopes[key]
+
+
+class PurposeBlock:
+    """What ``privacy.purpose`` returns: a context manager that can be entered again, and a decorator."""
+
+    def __init__(self, scope: Callable[[], purposes.Scope]) -> None:
+        self._scope = scope
+        self._entries: list[purposes.Active] = []
+
+    def __enter__(self) -> purposes.Scope:
+        entry = purposes.enter(self._scope())
+        self._entries.append(entry)
+        return entry.scope
+
+    def __exit__(self, *exc_info: object) -> None:
+        purposes.leave(self._entries.pop())
+
+    def __call__(self, function: _Callable) -> _Callable:
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise MappingError(
+                f"{function.__qualname__} is a generator, which can be suspended inside the purpose.",
+                "Its caller would run under a purpose it never asked for.",
+                "Open the purpose in the caller: with privacy.purpose(...): for item in generator(): ...",
+            )
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def call_async(*args: Any, **kwargs: Any) -> Any:
+                with PurposeBlock(self._scope):
+                    return await function(*args, **kwargs)
+
+            return cast(_Callable, call_async)
+
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with PurposeBlock(self._scope):
+                return function(*args, **kwargs)
+
+        return cast(_Callable, call)
+
+
+def _load(source: str | os.PathLike[str] | Policy) -> Policy:
+    return policy.load(source)
+
+
+def _mappers(models: Iterable[Any]) -> Iterator[Mapper[Any]]:
+    """Yield the mappers of bases, registries and classes, as they are now."""
+    seen: set[Mapper[Any]] = set()
+    for model in models:
+        held = model if isinstance(model, registry) else getattr(model, "registry", None)
+        found = [model.__mapper__] if "__mapper__" in vars(model) else list(held.mappers) if held is not None else []
+        for mapper in found:
+            for each in mapper.self_and_descendants:
+                if each not in seen:
+                    seen.add(each)
+                    yield each

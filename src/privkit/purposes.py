@@ -1,0 +1,166 @@
+"""The current purpose: what it lets through, and the context that carries it.
+
+A ``Scope`` is the decision, computed once per set of purposes: for each field, the precision it may be seen
+at and the keeps that still have to run. An ``Active`` is one entry into a scope. It is held in a context
+variable; a task that outlives the block it was created in finds the entry closed, and so has no purpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from privkit.errors import PurposeError
+from privkit.markers import Cell, Exact, Precision
+from privkit.policy import Keep, Policy
+from privkit.policy.resolve import FieldRule
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How a scope may see one field: the precision, and the keeps (None: for ever) of the purposes that allow it."""
+
+    precision: Precision
+    keeps: tuple[Keep | None, ...]
+
+    @property
+    def exact(self) -> bool:
+        """Whether the value itself may be seen, and so compared, sorted and counted by."""
+        return isinstance(self.precision, Exact)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scope:
+    """What one set of purposes lets through. ``internal`` is privkit's own work on its stored values."""
+
+    names: tuple[str, ...]
+    fields: Mapping[str, Access]
+    internal: bool = False
+
+    def access(self, field_id: str) -> Access | None:
+        """Return how ``field_id`` may be seen, or None when these purposes do not need it."""
+        return _EVERYTHING if self.internal else self.fields.get(field_id)
+
+    def __str__(self) -> str:
+        return " and ".join(repr(name) for name in self.names)
+
+
+_EVERYTHING = Access(Exact(), (None,))
+INTERNAL = Scope(("privkit",), {}, internal=True)
+
+
+def scope_for(policy: Policy, rules: Iterable[FieldRule], names: tuple[str, ...]) -> Scope:
+    """Compute the scope of processing for all of ``names`` together: each field is needed by at least one.
+
+    Raises PolicyError for a name the policy does not have, PurposeError for a prohibited one.
+    """
+    if not names:
+        raise PurposeError("A purpose was entered without a name.", "", 'Name one: privacy.purpose("pickup").')
+    for name in names:
+        if policy.purpose(name).prohibited:
+            raise PurposeError(
+                f"The purpose {name!r} is prohibited by the policy.",
+                "A prohibited purpose beats an allowed one.",
+                f"See purposes.{name} in {policy.path}.",
+                purpose=name,
+            )
+    fields = {}
+    for rule in rules:
+        terms = [term for term in rule.terms if term.purpose.name in names]
+        if terms:
+            fields[rule.field.id] = Access(
+                min((term.precision for term in terms), key=_coarseness),
+                tuple(term.purpose.keep for term in terms),
+            )
+    return Scope(names, fields)
+
+
+def narrowed(outer: Scope | None, inner: Scope) -> Scope:
+    """Return what both scopes allow: nested purposes never widen each other."""
+    if outer is None or outer.internal or outer.names == inner.names:
+        return inner
+    fields = {}
+    for field_id, access in inner.fields.items():
+        other = outer.fields.get(field_id)
+        precision = other and _coarser(access.precision, other.precision)
+        if other and precision:
+            fields[field_id] = Access(precision, access.keeps)
+    return Scope((*outer.names, *(name for name in inner.names if name not in outer.names)), fields)
+
+
+def _coarseness(precision: Precision) -> int:
+    if isinstance(precision, Exact):
+        return 0
+    return 16 - precision.resolution if isinstance(precision, Cell) else 20
+
+
+def _coarser(one: Precision, other: Precision) -> Precision | None:
+    """The coarser of two precisions, or None when neither contains the other."""
+    if type(one) is not type(other) and not isinstance(one, Exact) and not isinstance(other, Exact):
+        return None
+    return max(one, other, key=_coarseness)
+
+
+class Active:
+    """One entry into a scope, open until its block ends."""
+
+    __slots__ = ("_callbacks", "open", "parent", "scope")
+
+    def __init__(self, scope: Scope, parent: Active | None) -> None:
+        self.scope, self.parent, self.open = scope, parent, True
+        self._callbacks: dict[Hashable, Callable[[], None]] = {}
+
+    def at_exit(self, key: Hashable, callback: Callable[[], None]) -> None:
+        """Run ``callback`` when the block ends; at most one for each ``key``."""
+        self._callbacks.setdefault(key, callback)
+
+    def close(self) -> None:
+        """End the entry and run its callbacks."""
+        self.open = False
+        for callback in self._callbacks.values():
+            callback()
+        self._callbacks.clear()
+
+
+_active: ContextVar[Active | None] = ContextVar("privkit_purpose", default=None)
+
+
+def active() -> Active | None:
+    """Return the innermost entry that is still open."""
+    entry = _active.get()
+    while entry is not None and not entry.open:
+        entry = entry.parent
+    return entry
+
+
+def current() -> Scope | None:
+    """Return the scope in force, or None when no purpose is set."""
+    entry = active()
+    return entry.scope if entry is not None else None
+
+
+def enter(scope: Scope) -> Active:
+    """Open ``scope`` in this context, narrowed by the one already open. Give the result to ``leave``."""
+    parent = active()
+    entry = Active(scope if scope.internal else narrowed(parent.scope if parent else None, scope), parent)
+    _active.set(entry)
+    return entry
+
+
+def leave(entry: Active) -> None:
+    """Close ``entry``. Setting, not resetting a token: an async generator may be closed from another context."""
+    if _active.get() is entry:
+        _active.set(entry.parent)
+    entry.close()
+
+
+@contextmanager
+def internally() -> Iterator[None]:
+    """Work on stored values as privkit itself: for runs, searches and checks, never for an application."""
+    entry = enter(INTERNAL)
+    try:
+        yield
+    finally:
+        leave(entry)

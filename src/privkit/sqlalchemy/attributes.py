@@ -1,0 +1,67 @@
+"""Attribute access on a loaded object is checked too: a row may outlive the purpose that loaded it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import inspect
+from sqlalchemy.orm import InstrumentedAttribute
+
+from privkit import purposes
+from privkit.catalog import Field
+from privkit.errors import PurposeError
+
+
+class GuardedAttribute(InstrumentedAttribute[Any]):
+    """An attribute that a persistent object shows only under a purpose that needs the field."""
+
+    __slots__ = ()
+    field: Field
+
+    def __get__(self, instance: Any, owner: Any) -> Any:
+        if instance is not None:
+            scope = purposes.current()
+            if (scope is None or scope.access(self.field.id) is None) and inspect(instance).key is not None:
+                raise not_needed(self.field, scope)
+        return super().__get__(instance, owner)
+
+
+def guard(cls: type, name: str, field: Field) -> None:
+    """Put the check on an instrumented attribute of ``cls``."""
+    attribute = cls.__dict__.get(name)
+    if isinstance(attribute, InstrumentedAttribute) and not isinstance(attribute, GuardedAttribute):
+        # The instance is already known to the mapper and to comparators; only its class changes.
+        attribute.__class__ = type("GuardedAttribute", (GuardedAttribute,), {"__slots__": (), "field": field})
+
+
+def not_needed(field: Field, scope: purposes.Scope | None) -> PurposeError:
+    """Build the error for a field that the current purpose does not need."""
+    allowed = sorted(field.purposes)
+    example = allowed[0] if allowed else "..."
+    if scope is None:
+        return PurposeError(
+            f"{field} is personal data and no purpose is set.",
+            "Every read and write of personal data has a purpose.",
+            f"Wrap it:  with privacy.purpose({example!r}): ...   (allowed: {', '.join(allowed)})",
+            field=field.id,
+            allowed=allowed,
+        )
+    return PurposeError(
+        f"{field} is not needed for {scope}.",
+        f"Its marker names these purposes: {', '.join(allowed)}.",
+        "Leave the field out of the statement, work under one of them, or add the purpose to its marker.",
+        field=field.id,
+        purpose=scope.names,
+        allowed=allowed,
+    )
+
+
+def not_exact(field: Field, scope: purposes.Scope) -> PurposeError:
+    """Build the error for a comparison on a field that the purpose may see only coarsely."""
+    return PurposeError(
+        f"{field} is compared, sorted or computed with, and {scope} may see it only at a lower precision.",
+        "An exact comparison would tell more than the precision allows.",
+        "Select the field as a plain column and compare the coarse value, or use a purpose that needs it exactly.",
+        field=field.id,
+        purpose=scope.names,
+    )

@@ -1,0 +1,112 @@
+"""Children in storage: the day a child comes of age, and which rows are a child's without consent.
+
+The birth date itself is sealed, so a hidden date column says from when consent is the data subject's own. For
+somebody who is of age already it holds one constant day, which tells nothing of the birthday.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date
+from typing import Any
+
+from sqlalchemy import ColumnElement, Date, FromClause, Table, and_, bindparam, exists, func, or_, select
+
+from privkit.consent.age import cautious_today, known, reached_on
+from privkit.deidentify.precision import written_date
+from privkit.errors import InvalidValue
+from privkit.sqlalchemy.guard import Guard, Protected
+from privkit.sqlalchemy.mapping import ADULT_COLUMN, KEY_COLUMN
+from privkit.sqlalchemy.ownership import hop
+from privkit.sqlalchemy.tables import CONSENT
+
+ADULT = date(1, 1, 1)
+"""What the hidden column holds for somebody who was of age when the row was written."""
+
+
+def store_ages(guard: Guard, table: Table, parameters: list[dict[str, Any]]) -> None:
+    """Set the hidden date of each row whose birth date is written. Unknown or placeholder: NULL, a child."""
+    each = guard.tables[table]
+    child = each.model.child
+    if child is None or ADULT_COLUMN not in table.columns:
+        return
+    birth_key = each.mapper.columns[child.birth_date].key
+    country_key = each.mapper.columns[child.country].key if child.country else None
+    today = cautious_today(guard.now())
+    for row in parameters:
+        if birth_key not in row:
+            continue
+        age = guard.policy.age_of_consent(row.get(country_key) if country_key else None).age
+        row[ADULT_COLUMN] = _adult_on(row[birth_key], age, today)
+
+
+def _adult_on(born: Any, age: int, today: date) -> date | None:
+    if not isinstance(born, date):
+        return None
+    birth_date = written_date(born)
+    if birth_date > today:
+        raise InvalidValue("A birth date lies in the future.", "", "Ask for it again; leave it empty if unknown.")
+    if not known(birth_date, today):
+        return None
+    reached = reached_on(birth_date, age)
+    return ADULT if reached is not None and reached <= today else reached
+
+
+def with_consent(
+    guard: Guard, table: Table, at: FromClause, purposes: tuple[str, ...], today: Callable[[], date]
+) -> ColumnElement[bool] | None:
+    """Return SQL that is true for rows of adults, and of children with consent for all ``purposes``.
+
+    None where the table's data subjects are not declared to be possibly children, or no purpose needs consent.
+    """
+    needing = tuple(name for name in purposes if guard.policy.purposes[name].children != "allowed")
+    subject = _subject(guard, table)
+    if not needing or subject is None or subject.model.child is None:
+        return None
+    return _through(guard, table, at, lambda row: _allowed(guard, subject, row, needing, today))
+
+
+def _subject(guard: Guard, table: Table) -> Protected | None:
+    if guard.tables[table].model.data_subject:
+        return guard.tables[table]
+    if not guard.tables[table].model.owners and guard.tables[table].mapper.inherits is None:
+        return None
+    step = hop(guard, table)
+    return _subject(guard, step.target) if step is not None and step.target in guard.tables else guard.tables[table]
+
+
+def _through(
+    guard: Guard, table: Table, at: FromClause, condition: Callable[[FromClause], ColumnElement[bool]]
+) -> ColumnElement[bool]:
+    """Apply a condition on the data subject's row, at the end of the joins from ``at``."""
+    step = hop(guard, table)
+    if step is None:
+        return condition(at)
+    remote = step.target.alias()
+    inner = _through(guard, step.target, remote, condition)
+    return exists(select(1).select_from(remote).where(step.joins(at, remote), inner).correlate(at))
+
+
+def _allowed(
+    guard: Guard, subject: Protected, row: FromClause, purposes: tuple[str, ...], today: Callable[[], date]
+) -> ColumnElement[bool]:
+    of_age = row.c[ADULT_COLUMN] <= bindparam(None, callable_=today, type_=Date())
+    givable = [name for name in purposes if guard.policy.purposes[name].children == "consent"]
+    if len(givable) < len(purposes):
+        return of_age
+    consent = subject.table.metadata.tables[CONSENT]
+    return or_(of_age, and_(*(_given(consent, row, name) for name in givable)))
+
+
+def _given(consent: Table, row: FromClause, purpose: str) -> ColumnElement[bool]:
+    """The latest event for a purpose is a grant. The sequence number orders events, not the clock."""
+    latest, other = consent.alias(), consent.alias()
+    newest = (
+        select(func.max(other.c.seq))
+        .where(other.c.subject == row.c[KEY_COLUMN], other.c.purpose == purpose)
+        .correlate(row)
+        .scalar_subquery()
+    )
+    return exists(
+        select(1).select_from(latest).where(latest.c.seq == newest, latest.c.event == "given").correlate(row)
+    )

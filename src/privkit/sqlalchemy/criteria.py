@@ -1,0 +1,145 @@
+"""The criteria that keep hidden rows out of a statement: added to ORM statements by a session hook, to Core by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import ColumnElement, FromClause, Select, Table, and_, inspect, not_, or_
+from sqlalchemy.orm import Mapper, ORMExecuteState, defaultload, defer, with_loader_criteria
+from sqlalchemy.orm.util import AliasedInsp
+from sqlalchemy.sql.selectable import Alias, Join
+
+from privkit import purposes
+from privkit.consent.age import cautious_today
+from privkit.errors import StatementRefused
+from privkit.sqlalchemy import children
+from privkit.sqlalchemy.guard import Guard
+from privkit.sqlalchemy.read_gate import VISIBLE
+from privkit.sqlalchemy.visibility import row_expired
+
+_MAX_JOIN_DEPTH = 3
+
+
+def row_visible(guard: Guard, table: Table, at: FromClause, scope: purposes.Scope | None) -> ColumnElement[bool] | None:
+    """Return SQL that is true for the rows that ``scope`` may select; None: all of them."""
+    conditions = []
+    if guard.tables[table].model.expire_row is not None:
+        dead = row_expired(guard, table, at, guard.now)
+        if dead is not None:
+            conditions.append(or_(not_(dead), dead.is_(None)))
+    if scope is not None and guard.tables[table].model.fields:
+        consented = children.with_consent(guard, table, at, scope.names, lambda: cautious_today(guard.now()))
+        if consented is not None:
+            conditions.append(consented)
+    return and_(*conditions) if conditions else None
+
+
+def hides_rows(guard: Guard, table: Table) -> bool:
+    """Whether the purpose in force has to hide rows of ``table``."""
+    return row_visible(guard, table, table, purposes.current()) is not None
+
+
+def options(guard: Guard, scope: purposes.Scope | None) -> tuple[Any, ...]:
+    """Return the loader criteria of all protected classes under ``scope``, built once."""
+    cache = guard.criteria
+    key = (guard.version, scope)
+    if key not in cache:
+        if len(cache) > 256:
+            cache.clear()
+        cache[key] = tuple(_criteria(guard, scope))
+    found: tuple[Any, ...] = cache[key]
+    return found
+
+
+def _criteria(guard: Guard, scope: purposes.Scope | None) -> Iterator[Any]:
+    for each in guard.tables.values():
+        condition = row_visible(guard, each.table, each.table, scope)
+        if condition is not None:
+            yield with_loader_criteria(
+                each.mapper.class_, condition, include_aliases=True, propagate_to_loaders=False
+            )
+
+
+def do_orm_execute(guard: Guard, state: ORMExecuteState) -> None:
+    """Keep hidden rows out of an ORM statement, and fields that the purpose does not need out of its columns."""
+    scope = purposes.current()
+    if scope is not None and scope.internal:
+        return
+    statement = state.statement
+    if not (state.is_select or state.is_update or state.is_delete) or not hasattr(statement, "options"):
+        return
+    added = options(guard, scope)
+    if state.is_select and isinstance(statement, Select):
+        added += tuple(_deferrals(guard, scope, statement))
+    if added:
+        state.statement = statement.options(*added)
+    if isinstance(statement, Select) or not state.is_select:
+        state.update_execution_options(**{VISIBLE: True})
+
+
+def _deferrals(guard: Guard, scope: purposes.Scope | None, statement: Select[Any]) -> Iterator[Any]:
+    for described in statement.column_descriptions:
+        entity = described.get("entity")
+        if entity is not None and described["expr"] is entity:
+            yield from _entity_deferrals(guard, scope, entity)
+
+
+def _entity_deferrals(guard: Guard, scope: purposes.Scope | None, entity: Any) -> Iterator[Any]:
+    inspected = inspect(entity)
+    if isinstance(inspected, Mapper):
+        key = (guard.version, scope, inspected)
+        if key not in guard.deferrals:
+            if len(guard.deferrals) > 1024:
+                guard.deferrals.clear()
+            guard.deferrals[key] = tuple(_deferred(guard, scope, entity, inspected, _MAX_JOIN_DEPTH))
+        yield from guard.deferrals[key]
+    elif isinstance(inspected, AliasedInsp):
+        yield from _deferred(guard, scope, entity, inspected.mapper, _MAX_JOIN_DEPTH)
+
+
+def _deferred(
+    guard: Guard, scope: purposes.Scope | None, entity: Any, mapper: Mapper[Any], depth: int
+) -> Iterator[Any]:
+    """Defer the fields that ``scope`` does not need, here and in entities that are always joined in."""
+    each = guard.protected(mapper.class_)
+    for name, field in each.model.fields.items() if each else ():
+        if scope is None or scope.access(field.id) is None:
+            yield defer(getattr(entity, name))
+    for relationship in mapper.relationships if depth else ():
+        if relationship.lazy in ("joined", False):
+            target = relationship.mapper
+            inner = tuple(_deferred(guard, scope, target.class_, target, depth - 1))
+            if inner:
+                yield defaultload(getattr(entity, relationship.key)).options(*inner)
+
+
+def visible(guard: Guard, statement: Select[Any]) -> Select[Any]:
+    """Add the criteria to a Core SELECT whose FROM is made of tables and aliases. Raises StatementRefused otherwise."""
+    scope = purposes.current()
+    for source in statement.get_final_froms():
+        for at in _members(source):
+            table = at.element if isinstance(at, Alias) else at
+            if isinstance(table, Table) and table in guard.tables:
+                condition = row_visible(guard, table, at, scope)
+                if condition is not None:
+                    statement = statement.where(condition)
+    return statement.execution_options(**{VISIBLE: True})
+
+
+def _members(source: FromClause) -> Iterator[FromClause]:
+    if isinstance(source, Join):
+        if source.isouter or source.full:
+            raise StatementRefused(
+                "visible() cannot add criteria to an outer join.",
+                "They would turn it into an inner join.",
+                "Use ORM entities and session.execute(), which adds them to the join itself.",
+            )
+        yield from _members(source.left)
+        yield from _members(source.right)
+    elif isinstance(source, Table | Alias):
+        yield source
+    else:
+        raise StatementRefused(
+            "visible() cannot see into a subquery.", "", "Apply it to the inner select() before .subquery()."
+        )

@@ -1,0 +1,193 @@
+"""What one ``Privacy`` knows about its models: the rules of each field, the keys, the clock.
+
+The gates, the types and the runs all ask this object; it never reads the database itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Table
+from sqlalchemy.orm import Mapper
+
+from privkit import purposes
+from privkit.catalog import Field, Model
+from privkit.clock import Clock, instant
+from privkit.consent.age import cautious_today
+from privkit.crypto import DESTROYED, KeyCache, Keyring, SubjectKey, as_bytes, codec_for, index_hash, parse
+from privkit.deidentify import reduce
+from privkit.errors import NotProtectedError, PrivkitError, SealedError, ShreddedError
+from privkit.markers import Equality
+from privkit.policy import Policy
+from privkit.policy.resolve import FieldRule, resolve
+from privkit.purposes import Access, Scope
+from privkit.sqlalchemy import mapping
+from privkit.sqlalchemy.attributes import not_needed
+from privkit.sqlalchemy.types import Guarded, Processor
+
+
+@dataclass(frozen=True, slots=True)
+class Protected:
+    """A mapped class that declares something, with its table."""
+
+    mapper: Mapper[Any]
+    model: Model
+
+    @property
+    def table(self) -> Table:
+        """The table that the class itself is mapped to."""
+        assert isinstance(self.mapper.local_table, Table)
+        return self.mapper.local_table
+
+
+class Guard:
+    """The rules, keys and clock of one ``Privacy``."""
+
+    def __init__(
+        self, policy: Policy, mappers: Callable[[], Iterable[Mapper[Any]]], keyring: Keyring, clock: Clock
+    ) -> None:
+        self.policy, self.keyring, self._mappers, self._clock = policy, keyring, mappers, clock
+        self.keys = KeyCache()
+        self.shredded: set[bytes] = set()
+        self.rules: dict[str, FieldRule] = {}
+        self.classes: dict[type, Protected] = {}
+        self.tables: dict[Table, Protected] = {}
+        self.version = 0
+        self.criteria: dict[Any, Any] = {}
+        self.deferrals: dict[Any, Any] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the declarations of all mapped classes again. Raises PolicyError where they do not fit the policy."""
+        mappers = sorted(self._mappers(), key=lambda mapper: mapper.class_.__qualname__)
+        classes = {}
+        for mapper in mappers:
+            model = mapping.install(mapper)
+            if model.marked:
+                classes[mapper.class_] = Protected(mapper, model)
+        self.classes = classes
+        self.rules = resolve(self.policy, [each.model for each in classes.values()])
+        for each in classes.values():
+            for name, field in each.model.fields.items():
+                kind = each.mapper.columns[name].type
+                assert isinstance(kind, Guarded)
+                kind.decide(self, sealed=self.rules[field.id].sealed)
+        self.tables = {}
+        for each in sorted(classes.values(), key=lambda each: len(each.mapper.class_.__mro__)):
+            self.tables.setdefault(each.table, each)
+        self.version += 1
+
+    def now(self) -> datetime:
+        """Return the current instant of this guard's clock, in UTC."""
+        return instant(self._clock)
+
+    def rule(self, field: Field) -> FieldRule:
+        """Return the rules of ``field``; classes that were mapped later are read on first use."""
+        if field.id not in self.rules:
+            self.refresh()
+        rule = self.rules.get(field.id)
+        if rule is None:
+            raise NotProtectedError(
+                f"{field} belongs to models that this Privacy was not given.",
+                "Its policy says nothing about them.",
+                "Pass their base too: Privacy(models=[Base, OtherBase]).",
+                field=field.id,
+            )
+        return rule
+
+    def scope(self, names: tuple[str, ...]) -> Scope:
+        """Return the scope of working for ``names``."""
+        return purposes.scope_for(self.policy, self.rules.values(), names)
+
+    def protected(self, cls: type) -> Protected | None:
+        """Return what is known of a mapped class, or of the nearest base that declares something."""
+        return next((self.classes[base] for base in cls.__mro__ if base in self.classes), None)
+
+    def opener(self, field: Field) -> Processor:
+        """Build the function that opens one field's stored values under the current purpose."""
+        decode = codec_for(field.python_type).decode
+        get, pinned = self.keys.get, self.keys.pinned
+
+        def process(value: Any) -> Any:
+            access = _access(field)
+            if value is None:
+                return None
+            envelope = value if type(value) is bytes else as_bytes(value)
+            key_id = envelope[2:18]
+            key = get(key_id) or pinned(key_id)
+            if key is None:
+                if envelope == DESTROYED:
+                    return None
+                raise self._unopened(field, envelope)
+            try:
+                opened = decode(key.value_key(field.id).open(envelope))
+            except SealedError as error:
+                raise _in_field(error, field) from None
+            return opened if access.exact else reduce(access.precision, opened, cautious_today(self.now()))
+
+        return process
+
+    def reader(self, field: Field, plain: Processor | None) -> Processor:
+        """Build the function that hands out one unsealed field's values under the current purpose."""
+
+        def process(value: Any) -> Any:
+            access = _access(field)
+            if plain is not None:
+                value = plain(value)
+            return value if access.exact else reduce(access.precision, value, cautious_today(self.now()))
+
+        return process
+
+    def seal(self, field: Field, key: SubjectKey, value: Any) -> bytes:
+        """Seal one value for its data subject. Raises InvalidValue for a value of another type."""
+        try:
+            return key.value_key(field.id).seal(codec_for(field.python_type).encode(value))
+        except PrivkitError as error:
+            raise _in_field(error, field) from None
+
+    def index_hash(self, field: Field, value: Any) -> bytes:
+        """Return the search hash of one value: of the text for Equality, of the H3 cell (an int) for Nearby."""
+        search = field.marker.search
+        normaliser = search.normaliser if isinstance(search, Equality) else "exact"
+        return index_hash(self.keyring.secret("index"), field.id, normaliser, value)
+
+    def _unopened(self, field: Field, envelope: bytes) -> SealedError:
+        if len(envelope) == 1:
+            # What a query returns in place of an envelope whose key is not the row's data subject's.
+            return SealedError(
+                f"A sealed value of {field} is not its row's data subject's.",
+                "It was copied from another row, or the row's owner was changed without sealing it again.",
+                "Restore the row, or write the field anew for its owner.",
+                field=field.id,
+            )
+        try:
+            key_id = parse(envelope).key_id
+        except SealedError as error:
+            return _in_field(error, field)
+        if key_id in self.shredded:
+            return ShreddedError(
+                f"The key of a sealed value of {field} was destroyed.",
+                "Its data subject was erased or expired; no copy of the value can be read again.",
+                field=field.id,
+            )
+        return SealedError(
+            f"The key of a sealed value of {field} is not in this database's key table.",
+            "The row was copied from another database, or the key table was not restored with it.",
+            "Restore privkit_key together with the tables it belongs to.",
+            field=field.id,
+        )
+
+
+def _access(field: Field) -> Access:
+    scope = purposes.current()
+    access = scope.access(field.id) if scope is not None else None
+    if access is None:
+        raise not_needed(field, scope)
+    return access
+
+
+def _in_field(error: PrivkitError, field: Field) -> Any:
+    return type(error)(f"{field}: {error.what}", error.why, error.fix, **{**error.data, "field": field.id})

@@ -1,0 +1,90 @@
+"""Loads and creates data subjects' keys on the connection of the statement that needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import Connection, Table, insert, select, update
+
+from privkit.crypto import SubjectKey
+from privkit.errors import ShreddedError
+from privkit.sqlalchemy.guard import Guard
+from privkit.sqlalchemy.tables import KEY
+
+CHUNK = 500
+"""How many ids go into one IN list; SQLite allows 999 variables in older builds."""
+
+
+def key_table(guard: Guard) -> Table:
+    """Return privkit's key table in the models' MetaData."""
+    for each in guard.classes.values():
+        if KEY in each.table.metadata.tables:
+            return each.table.metadata.tables[KEY]
+    raise LookupError(KEY)
+
+
+def load(connection: Connection, guard: Guard, ids: Iterable[bytes]) -> list[SubjectKey]:
+    """Return the keys that exist, from the cache or with one query for up to ``CHUNK`` missing ones.
+
+    Destroyed keys are remembered in ``guard.shredded``. Raises SealedError where a key does not unwrap.
+    """
+    found: list[SubjectKey] = []
+    missing: list[bytes] = []
+    fresh: list[SubjectKey] = []
+    for key_id in set(ids):
+        key = guard.keys.get(key_id)
+        if key is None:
+            missing.append(key_id)
+        else:
+            found.append(key)
+    table = key_table(guard) if missing else None
+    for start in range(0, len(missing), CHUNK):
+        assert table is not None
+        chunk = missing[start : start + CHUNK]
+        query = select(table.c.id, table.c.wrapped).where(table.c.id.in_(chunk))
+        for key_id, wrapped in connection.execute(query):
+            if wrapped is None:
+                guard.shredded.add(bytes(key_id))
+                guard.keys.forget(bytes(key_id))
+            else:
+                fresh.append(guard.keyring.unwrap(bytes(key_id), bytes(wrapped)))
+    guard.keys.put(fresh)
+    return found + fresh
+
+
+def for_sealing(connection: Connection, guard: Guard, ids: Iterable[bytes]) -> dict[bytes, SubjectKey]:
+    """Return the keys to seal with. Raises ShreddedError for a destroyed one: nobody comes back to life."""
+    wanted = set(ids)
+    keys = {key.id: key for key in load(connection, guard, wanted)}
+    if len(keys) < len(wanted):
+        raise ShreddedError(
+            f"{len(wanted) - len(keys)} of {len(wanted)} data subjects have no living key.",
+            "They were erased or expired; a new key would undo that.",
+            "Do not write for an erased data subject; a person who returns is a new data subject.",
+        )
+    return keys
+
+
+def create(connection: Connection, guard: Guard, count: int) -> list[SubjectKey]:
+    """Create keys for new data subjects, in the transaction of ``connection``."""
+    keys = [SubjectKey.new() for _ in range(count)]
+    now = guard.now()
+    rows: list[dict[str, Any]] = [
+        {"id": key.id, "wrapped": guard.keyring.wrap(key.id, key.secret), "created_at": now} for key in keys
+    ]
+    connection.execute(insert(key_table(guard)), rows)
+    guard.keys.put(keys)
+    return keys
+
+
+def destroy(connection: Connection, guard: Guard, ids: Iterable[bytes]) -> int:
+    """Destroy keys and leave their tombstones. Returns how many were living."""
+    table, wanted, count = key_table(guard), list(set(ids)), 0
+    for start in range(0, len(wanted), CHUNK):
+        chunk = wanted[start : start + CHUNK]
+        living = table.c.id.in_(chunk) & table.c.wrapped.is_not(None)
+        count += connection.execute(update(table).where(living).values(wrapped=None, destroyed_at=guard.now())).rowcount
+    for key_id in wanted:
+        guard.keys.forget(key_id)
+    return count

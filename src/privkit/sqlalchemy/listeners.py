@@ -1,0 +1,114 @@
+"""Puts the gates on an engine, and the session hook on all sessions; each listener is named after its event."""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakSet
+
+from sqlalchemy import Engine, Select, Table, event, inspect
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.orm import ORMExecuteState, Session
+from sqlalchemy.sql import visitors
+
+from privkit import purposes
+from privkit.errors import PrivkitError
+from privkit.sqlalchemy import criteria, read_gate, write_gate
+from privkit.sqlalchemy.guard import Guard
+from privkit.sqlalchemy.registry import guard_of, register
+
+
+def protect(guard: Guard, engine: Engine | AsyncEngine) -> None:
+    """Hold every statement of ``engine`` to the rules of ``guard``. Doing it twice changes nothing."""
+    sync = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
+    known = guard_of(sync.dialect)
+    register(sync.dialect, guard)
+    sync.clear_compiled_cache()
+    sync.hide_parameters = True
+    if known is not None:
+        return
+    event.listen(sync, "before_execute", before_execute, retval=True)
+    event.listen(sync, "before_cursor_execute", before_cursor_execute)
+    event.listen(sync, "after_cursor_execute", after_cursor_execute)
+    event.listen(sync, "handle_error", handle_error)
+
+
+def before_execute(
+    connection: Any, statement: Any, many: Any, one: Any, execution_options: Any
+) -> tuple[Any, Any, Any]:
+    """Seal what is written; add criteria to a Core SELECT that arrived without them."""
+    guard = guard_of(connection.dialect)
+    assert guard is not None
+    if isinstance(statement, Select):
+        return _core_select(guard, statement, execution_options), many, one
+    return write_gate.before_execute(guard, connection, statement, many, one)
+
+
+def _core_select(guard: Guard, statement: Select[Any], execution_options: Any) -> Select[Any]:
+    scope = purposes.current()
+    if scope is None or scope.internal or execution_options.get(read_gate.VISIBLE):
+        return statement
+    if statement._propagate_attrs.get("compile_state_plugin") == "orm":
+        return statement
+    hidden = [table for table in guard.tables if criteria.hides_rows(guard, table)] if guard.tables else []
+    if not any(table in hidden for table in _tables(statement)):
+        return statement
+    return criteria.visible(guard, statement)
+
+
+def _tables(statement: Select[Any]) -> list[Any]:
+    return [each for each in visitors.iterate(statement) if isinstance(each, Table)]
+
+
+def before_cursor_execute(
+    connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
+) -> None:
+    """Hold the statement to the current purpose."""
+    guard = guard_of(connection.dialect)
+    assert guard is not None
+    read_gate.before_cursor_execute(guard, connection, statement, context)
+
+
+def after_cursor_execute(
+    connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
+) -> None:
+    """Load the keys of the page."""
+    guard = guard_of(connection.dialect)
+    assert guard is not None
+    read_gate.after_cursor_execute(guard, connection, cursor, context, executemany)
+
+
+def handle_error(context: Any) -> None:
+    """Let privkit's errors through as they are, and take the parameters out of the others."""
+    wrapped = context.sqlalchemy_exception
+    if isinstance(context.original_exception, PrivkitError):
+        raise context.original_exception
+    if wrapped is not None:
+        wrapped.params = None
+
+
+@event.listens_for(Session, "do_orm_execute")
+def do_orm_execute(state: ORMExecuteState) -> None:
+    """Keep hidden rows and fields out, and remember the session until the purpose ends."""
+    guard = guard_of(state.session.get_bind(**state.bind_arguments).dialect)
+    if guard is None:
+        return
+    criteria.do_orm_execute(guard, state)
+    entry = purposes.active()
+    if entry is not None:
+        sessions: WeakSet[Session] = WeakSet([state.session])
+        entry.at_exit(id(state.session), lambda: _forget(guard, sessions))
+
+
+def _forget(guard: Guard, sessions: WeakSet[Session]) -> None:
+    """When a purpose ends, its personal attributes leave the objects it loaded; unsaved changes stay."""
+    for session in sessions:
+        for instance in list(session.identity_map.values()):
+            each = guard.protected(type(instance))
+            if each is None or not each.model.fields:
+                continue
+            state = inspect(instance)
+            loaded = [
+                name for name in each.model.fields if name in state.dict and not state.attrs[name].history.has_changes()
+            ]
+            if loaded:
+                session.expire(instance, loaded)

@@ -1,0 +1,187 @@
+"""Finds markers on classes as they are mapped, and prepares their tables.
+
+A listener on every mapper puts a guard type on each personal column and adds what privkit needs beside it:
+``privkit_key`` on a data subject's table, ``<field>_ix`` for a search, ``<field>_residue`` for a technique
+that leaves one, and a CHECK that only envelopes are stored in sealed columns. Class decorators run after the
+mapping, so they bring the class here again; everything is done at most once.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from sqlalchemy import CheckConstraint, Column, Date, LargeBinary, String, Table, event, inspect
+from sqlalchemy.orm import Mapper
+from sqlalchemy.types import JSON, TypeEngine
+
+from privkit import catalog, markers
+from privkit.catalog import Field, Model
+from privkit.deidentify import leaves_residue
+from privkit.errors import MappingError
+from privkit.sqlalchemy import attributes, tables
+from privkit.sqlalchemy.types import Guarded, SearchIndex, plain_type
+
+KEY_COLUMN = "privkit_key"
+ADULT_COLUMN = "privkit_adult_on"
+
+
+@event.listens_for(Mapper, "after_mapper_constructed")
+def after_mapper_constructed(mapper: Mapper[Any], cls: type) -> None:
+    """Prepare a class that was just mapped."""
+    install(mapper)
+
+
+def on_marked(cls: type) -> None:
+    """Prepare a class that a decorator just marked, and what inherits from it."""
+    mapper = inspect(cls, raiseerr=False)
+    if isinstance(mapper, Mapper):
+        for each in mapper.self_and_descendants:
+            install(each)
+
+
+markers.observers.append(on_marked)
+
+
+def install(mapper: Mapper[Any]) -> Model:
+    """Prepare the tables of ``mapper`` for what its class declares. Safe to repeat."""
+    model = catalog.read(mapper.class_)
+    if not model.marked or not isinstance(mapper.local_table, Table):
+        return model
+    tables.install(mapper.local_table.metadata)
+    if model.data_subject and KEY_COLUMN not in mapper.columns:
+        _add_mapped(mapper, KEY_COLUMN, Column(KEY_COLUMN, LargeBinary(16), unique=True))
+    if model.child and ADULT_COLUMN not in mapper.local_table.columns and mapper.inherits is None:
+        mapper.local_table.append_column(Column(ADULT_COLUMN, Date))
+    for field in model.fields.values():
+        column = mapper.columns.get(field.name)
+        if column is None:
+            raise MappingError(
+                f"{mapper.class_.__name__}.{field.name} is marked as personal data but is not a mapped column.",
+                "Nothing would enforce the marker.",
+                "Mark the column itself.",
+                field=field.id,
+            )
+        _install_field(mapper, column, field)
+    return model
+
+
+def _install_field(mapper: Mapper[Any], column: Column[Any], field: Field) -> None:
+    guarded = column.type
+    if isinstance(guarded, Guarded):
+        if guarded.field.marker != field.marker:
+            raise MappingError(
+                f"{column.table.name}.{column.name} is declared twice, differently.",
+                "One physical column can hold to one decision only.",
+                "Use the same marker on every class of the table.",
+                field=field.id,
+            )
+        attributes.guard(mapper.class_, field.name, guarded.field)
+        return
+    field = _typed(field, column.type)
+    column.type = Guarded(field, column.type)
+    table = column.table
+    assert isinstance(table, Table)
+    if field.marker.search is not None:
+        _add_hidden(table, Column(f"{column.name}_ix", SearchIndex(field), index=True))
+    if leaves_residue(field.marker.then):
+        name = f"{column.name}_residue"
+        _add_mapped(mapper, f"{field.name}_residue", Column(name, String(80)))
+    _check_envelopes(table, column)
+    attributes.guard(mapper.class_, field.name, field)
+    _forget_expression(mapper, field.name)
+
+
+def _typed(field: Field, kind: TypeEngine[Any]) -> Field:
+    """A field annotated from outside has the type of its column."""
+    if field.python_type is not None:
+        return field
+    try:
+        python_type = dict if isinstance(kind, JSON) else kind.python_type
+    except NotImplementedError:
+        raise MappingError(
+            f"{field} has a column type that names no Python type.", "", "Map it with a standard type.", field=field.id
+        ) from None
+    return catalog.with_type(field, python_type)
+
+
+def _add_hidden(table: Table, column: Column[Any]) -> None:
+    if column.name in table.columns:
+        raise MappingError(
+            f"{table.name} already has a column {column.name!r}, which privkit needs for itself.",
+            "",
+            f"Rename the existing column {column.name!r}.",
+            column=column.name,
+        )
+    table.append_column(column)
+
+
+def _add_mapped(mapper: Mapper[Any], key: str, column: Column[Any]) -> None:
+    table = mapper.local_table
+    assert isinstance(table, Table)
+    _add_hidden(table, column)
+    mapper.add_property(key, column)
+
+
+def _forget_expression(mapper: Mapper[Any], name: str) -> None:
+    """Drop what an attribute remembered of its column before the column's type changed."""
+    attribute = mapper.class_.__dict__.get(name)
+    for holder in (attribute, getattr(attribute, "comparator", None)):
+        for memo in ("expression", "expressions", "__clause_element__", "info"):
+            with suppress(AttributeError):
+                object.__delattr__(holder, memo)
+
+
+def _check_envelopes(table: Table, column: Column[Any]) -> None:
+    """Add a CHECK that stops plain text from SQL of other programs, where the column turns out to be sealed."""
+    name = column.name
+    quoted = '"' + name.replace('"', '""') + '"'
+    shapes = {
+        "sqlite": f"{quoted} IS NULL OR (typeof({quoted}) = 'blob' AND ({quoted} = x'00' OR "
+        f"(hex(substr({quoted}, 1, 1)) = '01' AND length({quoted}) >= 50)))",
+        "postgresql": f"{quoted} IS NULL OR {quoted} = CAST('\\x00' AS bytea) OR "
+        f"(substring({quoted} from 1 for 1) = CAST('\\x01' AS bytea) AND length({quoted}) >= 50)",
+    }
+    for dialect, text in shapes.items():
+        check = CheckConstraint(text, name=f"privkit_{table.name}_{name}_sealed"[:63])
+        table.append_constraint(check.ddl_if(dialect=dialect, callable_=_only_if_sealed(column)))
+
+
+def _only_if_sealed(column: Column[Any]) -> Any:
+    def callable_(ddl: Any, target: Any, bind: Any, dialect: Any, state: Any = None, **context: Any) -> bool:
+        return isinstance(column.type, Guarded) and column.type.sealed
+
+    return callable_
+
+
+def undecided(mapper: Mapper[Any], model: Model) -> list[str]:
+    """Return the mapped columns of a class that carry no decision: not personal, not declared otherwise.
+
+    Columns that privkit added and foreign keys that a declared owner explains need none.
+    """
+    explained = {column.name for column in owner_columns(mapper, model)}
+    own = {KEY_COLUMN, ADULT_COLUMN} | {f"{name}_residue" for name in model.fields}
+    return [
+        key
+        for key, column in mapper.columns.items()
+        if key not in model.fields
+        and key not in model.not_personal
+        and key not in own
+        and column.name not in explained
+        and not isinstance(column.type, Guarded | SearchIndex)
+    ]
+
+
+def owner_columns(mapper: Mapper[Any], model: Model) -> list[Column[Any]]:
+    """Return the local columns through which the declared owners are reached."""
+    found: list[Column[Any]] = []
+    for path in model.owners:
+        head = path.partition(".")[0]
+        if head in mapper.columns:
+            found.append(mapper.columns[head])
+        elif head in mapper.relationships:
+            found.extend(local for local in mapper.relationships[head].local_columns if isinstance(local, Column))
+    return found
+
+
+__all__ = ["ADULT_COLUMN", "KEY_COLUMN", "install", "owner_columns", "plain_type", "undecided"]

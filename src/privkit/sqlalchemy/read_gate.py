@@ -1,0 +1,145 @@
+"""The read gate: every statement's fields against the purpose, every result page's keys in one query."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection
+from sqlalchemy.engine import cursor as cursors
+from sqlalchemy.sql.compiler import SQLCompiler
+
+from privkit import purposes
+from privkit.crypto import DESTROYED
+from privkit.errors import StatementRefused
+from privkit.sqlalchemy import keystore, textual
+from privkit.sqlalchemy.attributes import not_exact, not_needed
+from privkit.sqlalchemy.facts import Facts, facts_of
+from privkit.sqlalchemy.guard import Guard
+
+VISIBLE = "privkit_visible"
+"""Execution option of a statement to which the criteria for hidden rows were added."""
+
+
+def before_cursor_execute(guard: Guard, connection: Connection, statement: str, context: Any) -> None:
+    """Hold a statement to the current purpose. Raises PurposeError or StatementRefused before it is sent."""
+    scope = purposes.current()
+    if (scope is not None and scope.internal) or (context is not None and context.isddl):
+        return
+    compiled = context.compiled if context is not None else None
+    if not isinstance(compiled, SQLCompiler):
+        textual.check(guard, connection.dialect, statement)
+        return
+    facts = facts_of(compiled)
+    if facts.textual:
+        textual.check(guard, connection.dialect, statement)
+    if facts.personal:
+        check(guard, facts, scope)
+        if facts.selected and not context.execution_options.get(VISIBLE):
+            _check_rows(guard, facts)
+
+
+def check(guard: Guard, facts: Facts, scope: purposes.Scope | None) -> None:
+    """Raise PurposeError for the first field of a statement that ``scope`` does not allow as it is touched."""
+    for field in (*facts.selected.values(), *facts.used.values()):
+        access = scope.access(field.id) if scope is not None else None
+        if access is None:
+            raise not_needed(field, scope)
+        if field.id in facts.used and not access.exact:
+            assert scope is not None
+            raise not_exact(field, scope)
+    for field in facts.uncovered.values():
+        if any(term.purpose.keep for term in guard.rule(field).terms):
+            raise StatementRefused(
+                f"{field} is sorted or computed with, where its expiry cannot be applied.",
+                "A value whose lifetime has ended would still decide the result.",
+                f"Wrap it: privkit.sqlalchemy.current({field.name}) reads as NULL once it has expired.",
+                field=field.id,
+            )
+
+
+def _check_rows(guard: Guard, facts: Facts) -> None:
+    from privkit.sqlalchemy.criteria import hides_rows
+
+    for table in facts.tables:
+        if table in guard.tables and hides_rows(guard, table):
+            raise StatementRefused(
+                f"{table.name} has rows that this statement must not see, and it arrived without the criteria.",
+                "Expired rows, or those of children without consent, would be selected.",
+                "Run it with session.execute(select(Model)), or wrap it: privkit.sqlalchemy.visible(statement).",
+                table=table.name,
+            )
+
+
+def after_cursor_execute(guard: Guard, connection: Connection, cursor: Any, context: Any, executemany: bool) -> None:
+    """Load, in one query, all keys that a page of sealed values needs, before any of them is opened."""
+    compiled = context.compiled if context is not None else None
+    if executemany or cursor.description is None or not isinstance(compiled, SQLCompiler):
+        return
+    facts = facts_of(compiled)
+    if not facts.sealed_at:
+        return
+    keys = _Keys(guard, connection, facts.sealed_at)
+    context.privkit_keys = keys  # as long as the result lives, its keys stay findable
+    if context.execution_options.get("stream_results"):
+        inner = cursors.BufferedRowCursorFetchStrategy(cursor, context.execution_options)
+        context.cursor_fetch_strategy = StreamedRows(inner, keys)
+        return
+    rows = cursor.fetchall()
+    keys.load(rows)
+    context.cursor_fetch_strategy = cursors.FullyBufferedCursorFetchStrategy(cursor, initial_buffer=rows)
+
+
+class _Keys:
+    """The keys of a result's pages."""
+
+    def __init__(self, guard: Guard, connection: Connection, positions: tuple[int, ...]) -> None:
+        self._guard, self._connection, self._positions = guard, connection, positions
+        self._held: list[Any] = []
+
+    def load(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Load what a page needs and let go of the page before it."""
+        wanted = {
+            bytes(value[2:18])
+            for row in rows
+            for position in self._positions
+            if (value := row[position]) is not None and len(value) > 18 and not isinstance(value, str)
+        }
+        wanted.discard(DESTROYED)
+        self._held = [self._held[-1:], keystore.load(self._connection, self._guard, wanted)]
+
+
+class StreamedRows(cursors.CursorFetchStrategy):
+    """Fetches as another strategy does, and loads each page's keys on the way."""
+
+    __slots__ = ("_inner", "_keys")
+
+    def __init__(self, inner: cursors.CursorFetchStrategy, keys: _Keys) -> None:
+        self._inner, self._keys = inner, keys
+
+    def soft_close(self, result: Any, dbapi_cursor: Any) -> None:
+        self._inner.soft_close(result, dbapi_cursor)
+
+    def hard_close(self, result: Any, dbapi_cursor: Any) -> None:
+        self._inner.hard_close(result, dbapi_cursor)
+
+    def yield_per(self, result: Any, dbapi_cursor: Any, num: int) -> None:
+        self._inner.yield_per(result, dbapi_cursor, num)
+
+    def fetchone(self, result: Any, dbapi_cursor: Any, hard_close: bool = False) -> Any:
+        row = self._inner.fetchone(result, dbapi_cursor, hard_close)
+        self._keys.load([row] if row is not None else [])
+        return row
+
+    def fetchmany(self, result: Any, dbapi_cursor: Any, size: int | None = None) -> Any:
+        rows = self._inner.fetchmany(result, dbapi_cursor, size)
+        self._keys.load(rows)
+        return rows
+
+    def fetchall(self, result: Any, dbapi_cursor: Any) -> Any:
+        rows = self._inner.fetchall(result, dbapi_cursor)
+        self._keys.load(rows)
+        return rows
+
+    def handle_exception(self, result: Any, dbapi_cursor: Any, err: BaseException) -> Any:
+        self._inner.handle_exception(result, dbapi_cursor, err)

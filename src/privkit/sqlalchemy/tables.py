@@ -1,0 +1,56 @@
+"""privkit's own tables. They join the models' MetaData, so create_all and Alembic see them."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, DateTime, Index, Integer, LargeBinary, MetaData, String, Table, Text
+
+KEY, LEDGER, HOLD, CONSENT = "privkit_key", "privkit_ledger", "privkit_hold", "privkit_consent"
+_Serial = BigInteger().with_variant(Integer, "sqlite")
+
+
+def install(metadata: MetaData) -> None:
+    """Add the tables to ``metadata`` unless they are there."""
+    if KEY in metadata.tables:
+        return
+    Table(
+        KEY,
+        metadata,
+        Column("id", LargeBinary(16), primary_key=True),
+        Column("wrapped", LargeBinary, comment="NULL: destroyed; the row stays as a tombstone"),
+        Column("created_at", DateTime(timezone=True), nullable=False),
+        Column("destroyed_at", DateTime(timezone=True)),
+    )
+    Table(
+        LEDGER,
+        metadata,
+        Column("seq", _Serial, primary_key=True, autoincrement=False),
+        Column("at", String(32), nullable=False),
+        Column("kind", String(40), nullable=False),
+        Column("body", Text, nullable=False),
+        Column("link", LargeBinary(32), nullable=False),
+    )
+    Table(
+        HOLD,
+        metadata,
+        Column("id", _Serial, primary_key=True, autoincrement=True),
+        Column("subject", LargeBinary(16), comment="key id of the data subject; NULL: the whole table"),
+        Column("table_name", String(255)),
+        Column("reason", Text, nullable=False),
+        Column("placed_by", String(255), nullable=False),
+        Column("placed_at", DateTime(timezone=True), nullable=False),
+        Column("until", DateTime(timezone=True)),
+        Column("released_at", DateTime(timezone=True)),
+    )
+    consent = Table(
+        CONSENT,
+        metadata,
+        Column("seq", _Serial, primary_key=True, autoincrement=True),
+        Column("subject", LargeBinary(16), nullable=False),
+        Column("purpose", String(255), nullable=False),
+        Column("event", String(20), nullable=False),
+        Column("guardian", LargeBinary(16), comment="keyed token of the guardian's reference"),
+        Column("method", String(60)),
+        Column("notice", String(255)),
+        Column("at", DateTime(timezone=True), nullable=False),
+    )
+    Index("ix_privkit_consent_subject", consent.c.subject, consent.c.purpose, consent.c.seq)

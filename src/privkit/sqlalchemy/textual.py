@@ -1,0 +1,73 @@
+"""Holds SQL text to the same rule: text has no types, so no value it returns could be opened, reduced or expired.
+
+Text that names a protected table may touch only columns without personal data. What does not parse is
+refused when it names such a table at all.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+import sqlglot
+from sqlalchemy import Dialect
+from sqlglot import expressions as exp
+from sqlglot.errors import SqlglotError
+
+from privkit.errors import StatementRefused
+from privkit.sqlalchemy.guard import Guard
+from privkit.sqlalchemy.types import field_of
+
+_DIALECTS = {"postgresql": "postgres"}
+
+
+def check(guard: Guard, dialect: Dialect, statement: str) -> None:
+    """Raise StatementRefused when SQL text may touch a personal field."""
+    protected = {table.name.lower(): table for table in guard.tables}
+    named = [name for name in protected if re.search(rf"(?<![\w]){re.escape(name)}(?![\w])", statement, re.IGNORECASE)]
+    if not named:
+        return
+    columns = _columns(statement, _DIALECTS.get(dialect.name, dialect.name))
+    for name in named:
+        for column in protected[name].columns:
+            field = field_of(column)
+            if field is not None and (columns is None or "*" in columns or column.name.lower() in columns):
+                raise _refused(name, str(field) if columns is not None else None)
+
+
+@lru_cache(maxsize=1024)
+def _columns(statement: str, dialect: str) -> frozenset[str] | None:
+    """Return the column names that a statement mentions, ``*`` for all, or None when it does not parse."""
+    try:
+        trees = sqlglot.parse(statement, read=dialect)
+    except SqlglotError:
+        return None
+    names: set[str] = set()
+    for tree in trees:
+        if tree is None:
+            continue
+        if isinstance(tree, exp.Command):
+            return None
+        names.update(_mentioned(tree))
+    return frozenset(names)
+
+
+def _mentioned(tree: exp.Expression) -> set[str]:
+    names = {node.name.lower() for node in tree.find_all(exp.Identifier)}
+    for star in tree.find_all(exp.Star):
+        if not isinstance(star.parent, exp.Count):
+            names.add("*")
+    for insert in tree.find_all(exp.Insert):
+        if not isinstance(insert.this, exp.Schema):
+            names.add("*")
+    return names
+
+
+def _refused(table: str, field: str | None) -> StatementRefused:
+    what = f"SQL text touches {field}" if field else f"SQL text over {table} could not be understood"
+    return StatementRefused(
+        f"{what}; privkit cannot open, reduce or expire what text returns, nor seal what it stores.",
+        "Its values would pass outside every rule.",
+        "Write it with select(), insert() or update() on the model; text may name columns without personal data.",
+        table=table,
+    )

@@ -1,0 +1,58 @@
+"""Fixtures for every test: real SQLite files and a real PostgreSQL, never a stand-in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.databases import Server, running_server
+
+_STORAGE_FIXTURES = {"sqlite_url", "pg_server", "pg_url", "database_url", "async_database_url"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what has to hold under every supported SQLAlchemy, so that nobody has to remember to."""
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if fixtures & _STORAGE_FIXTURES or "sqlalchemy" in _source(item.path):
+            item.add_marker("storage")
+
+
+@cache
+def _source(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.suffix == ".py" else ""
+
+
+@pytest.fixture(scope="session")
+def pg_server() -> Iterator[Server]:
+    with running_server() as server:
+        yield server
+
+
+@pytest.fixture
+def pg_url(pg_server: Server) -> Iterator[str]:
+    """An empty PostgreSQL database."""
+    with pg_server.database() as name:
+        yield pg_server.url(name)
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """A SQLite file that does not exist yet."""
+    return f"sqlite:///{tmp_path / 'test.sqlite'}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """An empty database, once on SQLite and once on PostgreSQL."""
+    url: str = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "pg_url")
+    return url
+
+
+@pytest.fixture
+def async_database_url(database_url: str) -> str:
+    """The same for ``create_async_engine``: aiosqlite, then asyncpg."""
+    return database_url.replace("sqlite:", "sqlite+aiosqlite:").replace("+psycopg:", "+asyncpg:")
