@@ -2,5 +2,6 @@
 
 from privkit.location.cells import MAX_COVER, cell, cell_int, cover, metres_between
 from privkit.location.point import GeoPoint
+from privkit.location.search import nearby
 
-__all__ = ["MAX_COVER", "GeoPoint", "cell", "cell_int", "cover", "metres_between"]
+__all__ = ["MAX_COVER", "GeoPoint", "cell", "cell_int", "cover", "metres_between", "nearby"]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import inspect
-from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.orm import InstrumentedAttribute, Mapper
 
 from privkit import purposes
 from privkit.catalog import Field
@@ -32,6 +33,30 @@ def guard(cls: type, name: str, field: Field) -> None:
     if isinstance(attribute, InstrumentedAttribute) and not isinstance(attribute, GuardedAttribute):
         # The instance is already known to the mapper and to comparators; only its class changes.
         attribute.__class__ = type("GuardedAttribute", (GuardedAttribute,), {"__slots__": (), "field": field})
+
+
+def load_within_purpose(mapper: Mapper[Any], fields: Mapping[str, Field]) -> None:
+    """Keep the refresh of expired attributes within the purpose: touching one must not load all the others."""
+    manager = mapper.class_manager
+    if isinstance(manager.expired_attribute_loader, _PurposeLoader):
+        manager.expired_attribute_loader.fields = fields
+    else:
+        manager.expired_attribute_loader = _PurposeLoader(manager.expired_attribute_loader, fields)
+
+
+class _PurposeLoader:
+    """Loads expired attributes as SQLAlchemy does, less those that the purpose does not need."""
+
+    def __init__(self, load: Any, fields: Mapping[str, Field]) -> None:
+        self.load, self.fields = load, fields
+
+    def __call__(self, state: Any, names: Any, passive: Any) -> Any:
+        scope = purposes.current()
+        denied = {
+            name for name in names if name in self.fields
+            if scope is None or scope.access(self.fields[name].id) is None
+        }
+        return self.load(state, set(names) - denied, passive)
 
 
 def not_needed(field: Field, scope: purposes.Scope | None) -> PurposeError:

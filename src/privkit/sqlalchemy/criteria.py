@@ -8,14 +8,14 @@ from typing import Any
 from sqlalchemy import ColumnElement, FromClause, Select, Table, and_, inspect, not_, or_
 from sqlalchemy.orm import Mapper, ORMExecuteState, defaultload, defer, with_loader_criteria
 from sqlalchemy.orm.util import AliasedInsp
-from sqlalchemy.sql.selectable import Alias, Join
+from sqlalchemy.sql.selectable import Alias, CompoundSelect, Join
 
 from privkit import purposes
 from privkit.consent.age import cautious_today
 from privkit.errors import StatementRefused
 from privkit.sqlalchemy import children
 from privkit.sqlalchemy.guard import Guard
-from privkit.sqlalchemy.read_gate import VISIBLE
+from privkit.sqlalchemy.read_gate import ADDED, VISIBLE
 from privkit.sqlalchemy.visibility import row_expired
 
 _MAX_JOIN_DEPTH = 3
@@ -69,20 +69,51 @@ def do_orm_execute(guard: Guard, state: ORMExecuteState) -> None:
     statement = state.statement
     if not (state.is_select or state.is_update or state.is_delete) or not hasattr(statement, "options"):
         return
+    state.statement = _with_options(guard, scope, statement)
+    if isinstance(statement, Select | CompoundSelect) or not state.is_select:
+        state.update_execution_options(**{VISIBLE: ADDED})
+
+
+def _with_options(guard: Guard, scope: purposes.Scope | None, statement: Any) -> Any:
+    if isinstance(statement, CompoundSelect):
+        copy = statement._generate()
+        copy.selects = [_with_options(guard, scope, each) for each in statement.selects]
+        return copy
     added = options(guard, scope)
-    if state.is_select and isinstance(statement, Select):
+    if isinstance(statement, Select):
         added += tuple(_deferrals(guard, scope, statement))
-    if added:
-        state.statement = statement.options(*added)
-    if isinstance(statement, Select) or not state.is_select:
-        state.update_execution_options(**{VISIBLE: True})
+    return statement.options(*added) if added else statement
 
 
 def _deferrals(guard: Guard, scope: purposes.Scope | None, statement: Select[Any]) -> Iterator[Any]:
     for described in statement.column_descriptions:
         entity = described.get("entity")
-        if entity is not None and described["expr"] is entity:
+        if entity is not None and (described["expr"] is entity or isinstance(described["expr"], Mapper)):
             yield from _entity_deferrals(guard, scope, entity)
+    for path in _joined_paths(statement):
+        yield from _path_deferrals(guard, scope, path)
+
+
+def _joined_paths(statement: Select[Any]) -> Iterator[tuple[Any, ...]]:
+    """Yield the paths that joinedload() and contains_eager() options of a statement fill from its own row."""
+    for option in statement._with_options:
+        for element in getattr(option, "context", ()):
+            strategy = dict(getattr(element, "strategy", None) or ())
+            if strategy.get("lazy") == "joined":
+                yield tuple(element.path.path)
+
+
+def _path_deferrals(guard: Guard, scope: purposes.Scope | None, path: tuple[Any, ...]) -> Iterator[Any]:
+    """Defer what ``scope`` does not need at the end of a loader path of entities and relationships in turn."""
+    load: Any = None
+    target = path[0]
+    for source, relationship in zip(path[::2], path[1::2], strict=False):
+        attribute = getattr(source.entity, relationship.key)
+        load = defaultload(attribute) if load is None else load.defaultload(attribute)
+        target = relationship.mapper
+    inner = tuple(_deferred(guard, scope, target.class_, target, _MAX_JOIN_DEPTH))
+    if load is not None and inner:
+        yield load.options(*inner)
 
 
 def _entity_deferrals(guard: Guard, scope: purposes.Scope | None, entity: Any) -> Iterator[Any]:
@@ -124,7 +155,7 @@ def visible(guard: Guard, statement: Select[Any]) -> Select[Any]:
                 condition = row_visible(guard, table, at, scope)
                 if condition is not None:
                     statement = statement.where(condition)
-    return statement.execution_options(**{VISIBLE: True})
+    return statement.execution_options(**{VISIBLE: ADDED})
 
 
 def _members(source: FromClause) -> Iterator[FromClause]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Column, ColumnElement, Label, Select, Table, TextClause
+from sqlalchemy import ColumnElement, Label, Select, Table, TextClause
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import ColumnClause
-from sqlalchemy.sql.selectable import CompoundSelect, TextualSelect
+from sqlalchemy.sql.selectable import AliasedReturnsRows, CompoundSelect, TextualSelect
 from sqlalchemy.sql.visitors import ExternallyTraversible
 
 from privkit.catalog import Field
@@ -56,12 +57,12 @@ def _gather(compiled: SQLCompiler) -> Facts:
     facts = Facts()
     state = compiled.compile_state
     resolved = getattr(state, "statement", None)
-    for statement in {id(each): each for each in (resolved, compiled.statement) if each is not None}.values():
-        # The ORM's own statement still holds entities, which the resolved one spells out.
-        if statement is compiled.statement and resolved is not None and resolved is not statement:
-            _walk(statement, facts, entities=True)
-        else:
-            _walk(statement, facts, entities=False)
+    if resolved is not None and resolved is not compiled.statement:
+        # The ORM's own statement still holds entities, which the resolved one spells out as columns.
+        _walk(resolved, facts, spell_out=True)
+        _walk(compiled.statement, facts, spell_out=False)
+    else:
+        _walk(compiled.statement, facts, spell_out=True)
     facts.sealed_at = tuple(
         position
         for position, entry in enumerate(compiled._result_columns)
@@ -70,64 +71,88 @@ def _gather(compiled: SQLCompiler) -> Facts:
     return facts
 
 
-def _walk(statement: Any, facts: Facts, *, entities: bool) -> None:
-    stack: list[tuple[Any, bool]] = [(statement, False)]
-    seen: set[int] = set()
+class _Place(Enum):
+    """Where in a statement an element stands."""
+
+    TOP = "the SELECT list's own statement"
+    LISTED = "a plain column that the statement returns"
+    INNER = "below FROM: what it lists is a touch only where the outer statement takes it up"
+    PASSED = "a plain column that an inner statement lists"
+    USED = "anywhere else"
+
+
+def _walk(statement: Any, facts: Facts, *, spell_out: bool) -> None:
+    stack: list[tuple[Any, _Place]] = [(statement, _Place.TOP)]
+    seen: set[tuple[int, _Place]] = set()
     while stack:
-        node, listed = stack.pop()
-        if isinstance(node, Column | ColumnClause) and getattr(node, "table", None) is not None:
-            _note_column(node, facts, listed=listed)
-            stack.append((node.table, False))
+        node, place = stack.pop()
+        if isinstance(node, ColumnClause) and node.table is not None:
+            _note_column(node, facts, place)
+            node, place = node.table, _Place.INNER
+        if (id(node), place) in seen:
             continue
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
+        seen.add((id(node), place))
         if isinstance(node, TextClause | TextualSelect) or _is_literal(node):
             facts.textual = True
         if isinstance(node, Table):
             facts.tables.add(node)
-            continue
-        if isinstance(node, Select):
-            stack.extend(_listed(node, entities=entities))
-            rest = super(Select, node).get_children(omit_attrs=_LISTED)
-            stack.extend((child, False) for child in (*rest, *node._iterate_from_elements()))
+        elif isinstance(node, Select):
+            stack.extend(_select(node, place, spell_out=spell_out))
+        elif isinstance(node, AliasedReturnsRows):
+            stack.append((node.element, _Place.INNER))
         elif isinstance(node, CompoundSelect):
-            stack.extend((child, False) for child in node.get_children())
-        else:
-            stack.extend((child, False) for child in _children(node))
-            stack.extend((column, True) for column in getattr(node, "_returning", ()) or ())
+            stack.extend(_compound(node, place))
+        elif isinstance(node, ExternallyTraversible):
+            stack.extend((child, _Place.USED) for child in node.get_children(omit_attrs=("_returning",)))
+            stack.extend(_returned(node))
 
 
-def _listed(select: Select[Any], *, entities: bool) -> Iterator[tuple[Any, bool]]:
+def _select(select: Select[Any], place: _Place, *, spell_out: bool) -> Iterator[tuple[Any, _Place]]:
+    """A plain column of the list is returned by the statement, or passed on by an inner one, or else used."""
+    plain = {_Place.TOP: _Place.LISTED, _Place.INNER: _Place.PASSED}.get(place, _Place.USED)
+    if select._distinct and plain is _Place.PASSED:
+        plain = _Place.USED
     for column in select._raw_columns:
         if isinstance(column, Table) or not isinstance(column, ColumnElement):
-            if not entities:
-                for each in getattr(column, "c", ()):
-                    yield each, True
-            yield column, False
-        elif isinstance(column, Label):
-            yield column.element, _plain(column.element)
-        else:
-            yield column, _plain(column)
+            yield column, _Place.INNER
+            if spell_out:
+                yield from ((each, plain) for each in getattr(column, "c", ()))
+            continue
+        bare = column.element if isinstance(column, Label) else column
+        yield bare, plain if isinstance(bare, ColumnClause) else _Place.USED
+    yield from ((child, _Place.USED) for child in super(Select, select).get_children(omit_attrs=_LISTED))
+    yield from ((source, _Place.INNER) for source in select._iterate_from_elements())
 
 
-def _plain(column: Any) -> bool:
-    return isinstance(column, ColumnClause)
+def _compound(compound: CompoundSelect[Any], place: _Place) -> Iterator[tuple[Any, _Place]]:
+    """Only UNION ALL passes values on as they are; the others compare them."""
+    inner = _Place.USED if _compares(compound) and place is _Place.INNER else place
+    arms = set(map(id, compound.selects))
+    for arm in compound.selects:
+        yield arm, inner
+    yield from ((child, _Place.USED) for child in compound.get_children() if id(child) not in arms)
 
 
-def _children(node: Any) -> Iterator[Any]:
-    if isinstance(node, ExternallyTraversible):
-        yield from node.get_children(omit_attrs=("_returning",))
+def _compares(compound: CompoundSelect[Any]) -> bool:
+    return compound.keyword.name != "UNION_ALL"
 
 
-def _note_column(column: Any, facts: Facts, *, listed: bool) -> None:
-    for base in getattr(column, "base_columns", (column,)):
+def _returned(node: Any) -> Iterator[tuple[Any, _Place]]:
+    for column in getattr(node, "_returning", ()) or ():
+        for each in column.c if isinstance(column, Table) else (column,):
+            yield each, _Place.LISTED if isinstance(each, ColumnClause) else _Place.USED
+
+
+def _note_column(column: Any, facts: Facts, place: _Place) -> None:
+    if place is _Place.PASSED:
+        return
+    for base in column.base_columns:
         found = field_of(base)
         if found is None:
             continue
-        if isinstance(getattr(base, "table", None), Table):
+        if isinstance(base.table, Table):
             facts.tables.add(base.table)
-        if listed and isinstance(column.type, Guarded):
+        if place is _Place.LISTED and isinstance(column.type, Guarded):
             facts.selected[found.id] = found
         else:
             facts.used[found.id] = found

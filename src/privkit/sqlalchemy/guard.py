@@ -151,8 +151,13 @@ class Guard:
     def index_hash(self, field: Field, value: Any) -> bytes:
         """Return the search hash of one value: of the text for Equality, of the H3 cell (an int) for Nearby."""
         search = field.marker.search
-        normaliser = search.normaliser if isinstance(search, Equality) else "exact"
-        return index_hash(self.keyring.secret("index"), field.id, normaliser, value)
+        try:
+            if isinstance(search, Equality):
+                codec_for(field.python_type).encode(value)  # only a value of the declared type can be found
+            normaliser = search.normaliser if isinstance(search, Equality) else "exact"
+            return index_hash(self.keyring.secret("index"), field.id, normaliser, value)
+        except PrivkitError as error:
+            raise _in_field(error, field) from None
 
     def _unopened(self, field: Field, envelope: bytes) -> SealedError:
         if len(envelope) == 1:

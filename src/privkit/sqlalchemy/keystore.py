@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Connection, Table, insert, select, update
+from sqlalchemy import Connection, Table, insert, select
 
 from privkit.crypto import SubjectKey
 from privkit.errors import ShreddedError
@@ -76,15 +76,3 @@ def create(connection: Connection, guard: Guard, count: int) -> list[SubjectKey]
     connection.execute(insert(key_table(guard)), rows)
     guard.keys.put(keys)
     return keys
-
-
-def destroy(connection: Connection, guard: Guard, ids: Iterable[bytes]) -> int:
-    """Destroy keys and leave their tombstones. Returns how many were living."""
-    table, wanted, count = key_table(guard), list(set(ids)), 0
-    for start in range(0, len(wanted), CHUNK):
-        chunk = wanted[start : start + CHUNK]
-        living = table.c.id.in_(chunk) & table.c.wrapped.is_not(None)
-        count += connection.execute(update(table).where(living).values(wrapped=None, destroyed_at=guard.now())).rowcount
-    for key_id in wanted:
-        guard.keys.forget(key_id)
-    return count

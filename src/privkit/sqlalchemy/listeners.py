@@ -45,7 +45,7 @@ def before_execute(
 
 def _core_select(guard: Guard, statement: Select[Any], execution_options: Any) -> Select[Any]:
     scope = purposes.current()
-    if scope is None or scope.internal or execution_options.get(read_gate.VISIBLE):
+    if scope is None or scope.internal or execution_options.get(read_gate.VISIBLE) is read_gate.ADDED:
         return statement
     if statement._propagate_attrs.get("compile_state_plugin") == "orm":
         return statement

@@ -63,6 +63,8 @@ def install(mapper: Mapper[Any]) -> Model:
                 field=field.id,
             )
         _install_field(mapper, column, field)
+    if model.fields:
+        attributes.load_within_purpose(mapper, model.fields)
     return model
 
 

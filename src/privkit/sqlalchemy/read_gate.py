@@ -18,7 +18,9 @@ from privkit.sqlalchemy.facts import Facts, facts_of
 from privkit.sqlalchemy.guard import Guard
 
 VISIBLE = "privkit_visible"
-"""Execution option of a statement to which the criteria for hidden rows were added."""
+"""Execution option of a statement to which the criteria for hidden rows were added; its value is ``ADDED``."""
+
+ADDED = object()
 
 
 def before_cursor_execute(guard: Guard, connection: Connection, statement: str, context: Any) -> None:
@@ -35,8 +37,13 @@ def before_cursor_execute(guard: Guard, connection: Connection, statement: str, 
         textual.check(guard, connection.dialect, statement)
     if facts.personal:
         check(guard, facts, scope)
-        if facts.selected and not context.execution_options.get(VISIBLE):
+        if not _criteria_added(context):
             _check_rows(guard, facts)
+
+
+def _criteria_added(context: Any) -> bool:
+    options = (context.execution_options, context.invoked_statement._execution_options)
+    return any(each.get(VISIBLE) is ADDED for each in options)
 
 
 def check(guard: Guard, facts: Facts, scope: purposes.Scope | None) -> None:

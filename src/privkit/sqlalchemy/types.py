@@ -8,7 +8,7 @@ search can. ``SearchIndex`` is the type of the hidden ``<field>_ix`` column.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import BindParameter, Boolean, ColumnElement, Dialect, LargeBinary, Table, and_
@@ -19,7 +19,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 from privkit.catalog import Field
 from privkit.errors import NotProtectedError, PrivkitError, SearchError, StatementRefused
 from privkit.location import GeoPoint
-from privkit.markers import BirthDate, Equality, Location, Personal
+from privkit.markers import BirthDate, Equality, Location, Nearby, Personal
 from privkit.sqlalchemy.registry import guard_of
 
 if TYPE_CHECKING:
@@ -217,6 +217,25 @@ class SealedComparator(TypeDecorator.Comparator[Any]):
 
     def reverse_operate(self, op: Any, other: Any, **kwargs: Any) -> ColumnElement[Any]:
         return self.operate(op, other, **kwargs)
+
+    @property
+    def cell_resolution(self) -> int:
+        """The H3 resolution of a location's search."""
+        return self._nearby().resolution
+
+    def in_cells(self, cells: Iterable[int]) -> ColumnElement[bool]:
+        """Return the condition that a sealed location lies in one of these H3 cells."""
+        self._nearby()
+        kind = self.type
+        assert isinstance(kind, Guarded)
+        return while_readable(index_column(self.expr, kind.field).in_(sorted(cells)), self.expr, kind)
+
+    def _nearby(self) -> Nearby:
+        kind = self.type
+        assert isinstance(kind, Guarded)
+        if not isinstance(kind.field.marker.search, Nearby):
+            raise search_refused(kind.field, "nearby")
+        return kind.field.marker.search
 
 
 class ExpiringOperators:

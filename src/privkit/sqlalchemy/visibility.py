@@ -27,7 +27,7 @@ from sqlalchemy import (
 
 from privkit import purposes
 from privkit.errors import StatementRefused
-from privkit.policy import Keep
+from privkit.policy import FieldRule, Keep
 from privkit.sqlalchemy.events import MAXIMUM, MINIMUM, event_time, stored
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.ownership import owner_key
@@ -92,14 +92,22 @@ def _time_or_far(time: ColumnElement[Any], *, several: bool) -> ColumnElement[An
 
 
 def row_expired(guard: Guard, table: Table, at: FromClause, now: Callable[[], datetime]) -> ColumnElement[bool] | None:
-    """Return SQL that is true when the lifetime of every field of a row has ended; None: it never does."""
-    keeps = [term.purpose.keep for rule in table_rules(guard, table) for term in rule.terms]
-    if not keeps or None in keeps:
-        return None
+    """Return SQL that is true when the purposes of all fields of a row have ended; None: they never do."""
+    rules = table_rules(guard, table)
+    return all_passed(guard, table, at, [term.purpose.keep for rule in rules for term in rule.terms], now)
+
+
+def all_passed(
+    guard: Guard, table: Table, at: FromClause, keeps: list[Keep | None], now: Callable[[], datetime]
+) -> ColumnElement[bool] | None:
+    """Return SQL that is true when every one of ``keeps`` has passed for a row; None: one of them is for ever."""
     longest: dict[str, list[Keep]] = {}
     for keep in keeps:
-        assert keep is not None
+        if keep is None:
+            return None
         longest.setdefault(keep.after, []).append(keep)
+    if not longest:
+        return None
     return and_(*(_passed(guard, table, at, event, group, now) for event, group in sorted(longest.items())))
 
 
@@ -113,7 +121,7 @@ def _passed(
     )
 
 
-def table_rules(guard: Guard, table: Table) -> list[Any]:
+def table_rules(guard: Guard, table: Table) -> list[FieldRule]:
     """Return the field rules of all guarded columns of a table."""
     return [guard.rule(column.type.field) for column in table.columns if isinstance(column.type, Guarded)]
 

@@ -19,7 +19,7 @@ from privkit.clock import as_utc
 from privkit.crypto import SubjectKey
 from privkit.errors import SealedError, StatementRefused
 from privkit.location import GeoPoint, cell_int
-from privkit.markers import Equality, Nearby
+from privkit.markers import Nearby
 from privkit.sqlalchemy import children, keystore
 from privkit.sqlalchemy.attributes import not_needed
 from privkit.sqlalchemy.guard import Guard
@@ -34,7 +34,7 @@ def before_execute(
     guard: Guard, connection: Connection, statement: Any, many: Any, one: Any
 ) -> tuple[Any, Any, Any]:
     """Seal what an INSERT or UPDATE writes. Returns the statement and parameters to go on with."""
-    if not isinstance(statement, Insert | Update) or not isinstance(statement.table, Table):
+    if not isinstance(statement, Insert | Update) or not isinstance(statement.table, Table) or _internal():
         return statement, many, one
     table = _base(statement.table)
     guarded = guarded_columns(table)
@@ -51,6 +51,12 @@ def before_execute(
     if len(parameters) > 1:
         return statement, parameters, {}
     return statement, [], parameters[0] if parameters else {}
+
+
+def _internal() -> bool:
+    """privkit's own work writes envelopes, residues and NULLs that need no sealing."""
+    scope = purposes.current()
+    return scope is not None and scope.internal
 
 
 def _base(table: Table) -> Table:
@@ -179,15 +185,8 @@ def _seal_row(guard: Guard, guarded: Mapping[str, Guarded], row: dict[str, Any],
 def _search_hash(guard: Guard, kind: Guarded, value: Any) -> bytes:
     search = kind.field.marker.search
     if isinstance(search, Nearby) and isinstance(value, GeoPoint):
-        return guard.index_hash(kind.field, cell_int(value, search.resolution))
-    if isinstance(search, Equality) and isinstance(value, str | int | bytes):
-        return guard.index_hash(kind.field, value)
-    raise StatementRefused(
-        f"{kind.field} cannot be indexed: a value of type {type(value).__name__} has no search hash.",
-        "",
-        "Give the field a value of its declared type.",
-        field=kind.field.id,
-    )
+        value = cell_int(value, search.resolution)
+    return guard.index_hash(kind.field, value)
 
 
 def _ownerless(kind: Guarded) -> StatementRefused:
