@@ -17,7 +17,6 @@ from enum import Enum
 from privkit.coverage.words import DESCRIBING, NOT_A_PERSONS, PERSONS, PREFIXES, WORDS
 
 _SPLIT = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
-_WEAK = {"name", "address", "title", "text"}
 
 
 class Context(Enum):
@@ -76,7 +75,8 @@ def suggest(column: str, context: Context = Context.OTHER) -> Suggestion | None:
 
 def _is_about(words: tuple[str, ...]) -> bool:
     """Whether the name is of something that is said about a value: a flag, a time, a count, a unit."""
-    return words[0] in PREFIXES or (len(words) > 1 and words[-1] in DESCRIBING and words not in WORDS)
+    ends_known = any(words[-length:] in WORDS for length in (1, 2, 3))
+    return words[0] in PREFIXES or (len(words) > 1 and words[-1] in DESCRIBING and not ends_known)
 
 
 def _matches(words: tuple[str, ...], context: Context) -> Iterator[Suggestion]:

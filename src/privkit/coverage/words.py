@@ -19,7 +19,7 @@ _BELIEF, _UNIQUE, _CONTENT = "user.demographic.religious_belief", "user.unique_i
 _ROWS: tuple[tuple[str, float, str, float, str], ...] = (
     (_NAME, 0.9, "first name; last name; full name; given name; family name; middle name; maiden name; surname; "
                  "forename; fname; lname; fl nm; f name; l name; firstname; lastname; fullname; nickname; patronymic",
-     0.7, "name; nm; display name; displayname; username; user name; title name; initials"),
+     0.7, "name; nm; display name; displayname; username; user name; initials"),
     (_NAME, 0.9, "vorname; nachname; familienname; geburtsname; prenom; nom de famille; nombre completo; apellido; "
                  "apellidos; cognome; sobrenome; imie; nazwisko; voornaam; achternaam; fornavn; etternavn; efternamn",
      0.7, "nom; nombre; nome; naam; navn; namn"),
@@ -43,7 +43,7 @@ _ROWS: tuple[tuple[str, float, str, float, str], ...] = (
     (_PLACE, 0.9, "lat; lng; lon; latitude; longitude; lat e; lng e; lon e; latlng; latlon; lat long; gps; geohash; "
                   "geopoint; geolocation; coordinates; coords; coord; lnglat; plus code; what3words; h3 cell; "
                   "h 3 cell; pickup location; current location; last location; home location",
-     0.7, "location; position; geom; geo; point; place; standort; ubicacion"),
+     0.7, "location; geom; geo; point; place; standort; ubicacion"),
     (_COARSE, 0.0, "", 0.5, "region; district; neighbourhood; neighborhood"),
     (_NATIONAL, 0.95, "ssn; social security; social security number; national id; national insurance; nino; nhs "
                       "number; nin; tax id; taxpayer id; aadhaar; aadhar; curp; cpf; dni; nif; nie; pesel; bsn; "
@@ -60,7 +60,7 @@ _ROWS: tuple[tuple[str, float, str, float, str], ...] = (
     (_CARD, 0.9, "credit card; card number; cardnumber; cvv; cvc; pan number; card last", 0.0, ""),
     (_PAY, 0.0, "", 0.6, "salary; income; wage; gehalt"),
     (_HEALTH, 0.85, "diagnosis; medication; blood type; blood group; allergy; allergies; disability; patient id; "
-                    "medical record; mrn; symptoms; icd; prescription; krankheit; weight kg; hiv",
+                    "medical record; mrn; symptoms; icd; prescription; krankheit; hiv",
      0.6, "health; weight; height; condition"),
     (_BIOMETRIC, 0.85, "biometric; face embedding; faceprint; iris scan; voiceprint; retina", 0.6, "face; voice"),
     (_SECRET, 0.85, "password; passwd; pwd; password hash; passphrase; security answer; otp secret; totp secret; "
@@ -68,7 +68,7 @@ _ROWS: tuple[tuple[str, float, str, float, str], ...] = (
     (_GENDER, 0.85, "gender; geschlecht; genero; pronouns; sexual orientation", 0.7, "sex; sexe; sexo"),
     (_ORIGIN, 0.85, "ethnicity; ethnic group; nationality; staatsangehorigkeit; nacionalidad", 0.7, "race"),
     (_BELIEF, 0.85, "religion; religious belief; konfession; political party; union member", 0.0, ""),
-    (_UNIQUE, 0.6, "user uuid; external user id; customer number; member number; employee number", 0.6, "handle; login"),
+    (_UNIQUE, 0.6, "user uuid; external user id; member number; employee number; kundennummer", 0.6, "handle; login"),
     (_CONTENT, 0.6, "avatar; profile picture; profile photo; selfie; bio; biography",
      0.6, "photo; picture; notes; note; comment; comments; message; body; free text; remarks; bemerkung"),
 )  # fmt: skip
@@ -86,14 +86,19 @@ def _table() -> Mapping[tuple[str, ...], tuple[str, float, bool]]:
 WORDS = _table()
 """From words to (category, confidence, whether they need a person's company)."""
 
-PERSONS = frozenset(
-    "account applicant author buyer candidate child citizen client contact customer donor driver employee employer "
-    "fan friend guardian guest human individual kid lead learner member minor owner parent passenger patient payee "
-    "payer people person player profile recipient rider sender staff student subscriber subject teacher tenant user "
-    "visitor voter worker traveller nutzer kunde kundin mitarbeiter benutzer cliente usuario utilisateur persona "
-    "empleado".split()
+_PERSONS_IN_ER = (
+    "buy consum custom driv employ follow learn manag own play publish rid send speak subscrib support "
+    "teach us view vot walk work travell"
 )
-"""Nouns, in the singular, of those whom a table can be about."""
+_PERSONS = (
+    "account actor applicant author candidate child citizen client contact donor employee fan friend guardian guest "
+    "human individual kid lead member minor parent passenger patient payee people person profile recipient sailor "
+    "staff student subject tenant tutor visitor nutzer kunde kundin mitarbeiter benutzer cliente usuario utilisateur "
+    "persona empleado"
+)
+
+PERSONS = frozenset(_PERSONS.split()) | {f"{stem}er" for stem in _PERSONS_IN_ER.split()}
+"""Nouns, in the singular, of those whom a table can be about; the many that end in -er stand as their stems."""
 
 PREFIXES = frozenset("is has had was can may should allow allows allowed require requires required enable".split())
 """First words of a flag."""

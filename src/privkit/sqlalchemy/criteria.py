@@ -69,24 +69,30 @@ def do_orm_execute(guard: Guard, state: ORMExecuteState) -> None:
     statement = state.statement
     if not (state.is_select or state.is_update or state.is_delete) or not hasattr(statement, "options"):
         return
-    state.statement = _with_options(guard, scope, statement)
+    path = state.loader_strategy_path
+    state.statement = _with_options(guard, scope, statement, tuple(path.path) if path is not None else ())
     if isinstance(statement, Select | CompoundSelect) or not state.is_select:
         state.update_execution_options(**{VISIBLE: ADDED})
 
 
-def _with_options(guard: Guard, scope: purposes.Scope | None, statement: Any) -> Any:
+def _with_options(guard: Guard, scope: purposes.Scope | None, statement: Any, path: tuple[Any, ...]) -> Any:
     if isinstance(statement, CompoundSelect):
         copy = statement._generate()
-        copy.selects = [_with_options(guard, scope, each) for each in statement.selects]
+        copy.selects = [_with_options(guard, scope, each, path) for each in statement.selects]
         return copy
     added = options(guard, scope)
     if isinstance(statement, Select):
-        added += tuple(_deferrals(guard, scope, statement))
+        added += tuple(_deferrals(guard, scope, statement, path))
     return statement.options(*added) if added else statement
 
 
-def _deferrals(guard: Guard, scope: purposes.Scope | None, statement: Select[Any]) -> Iterator[Any]:
-    for described in statement.column_descriptions:
+def _deferrals(
+    guard: Guard, scope: purposes.Scope | None, statement: Select[Any], path: tuple[Any, ...]
+) -> Iterator[Any]:
+    """Defer what ``scope`` does not need. ``path`` leads to the entity when a relationship is being loaded."""
+    if path:
+        yield from _path_deferrals(guard, scope, path)
+    for described in statement.column_descriptions if not path else ():
         entity = described.get("entity")
         if entity is not None and (described["expr"] is entity or isinstance(described["expr"], Mapper)):
             yield from _entity_deferrals(guard, scope, entity)
