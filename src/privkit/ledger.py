@@ -45,8 +45,6 @@ GENESIS = bytes(LINK_SIZE)
 _INTEGERS = range(-(1 << 63), 1 << 63)
 _CHECKPOINT = re.compile(r"(\d{1,19}):([0-9a-f]{64})", re.ASCII)
 
-Value = str | int | bool | None | list[Any] | Mapping[str, Any]
-
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -73,7 +71,7 @@ class Verified:
         return f"{self.count}:{(self.head or GENESIS).hex()}"
 
 
-def canonical(body: Mapping[str, Value]) -> str:
+def canonical(body: Mapping[str, object]) -> str:
     """Return the one JSON text of ``body``: keys sorted, no blanks, ASCII.
 
     Texts of up to 200 characters, whole numbers of 64 bits, booleans, None, lists and mappings. Raises
@@ -112,9 +110,7 @@ def _unfit(what: str) -> InvalidValue:
     )
 
 
-def next_entry(
-    key: bytes, previous: Entry | None, at: datetime, kind: str, body: Mapping[str, Value]
-) -> Entry:
+def next_entry(key: bytes, previous: Entry | None, at: datetime, kind: str, body: Mapping[str, object]) -> Entry:
     """Return the line that follows ``previous`` (None: the first one).
 
     Raises LedgerError for an unknown kind, InvalidValue for a body that ``canonical`` refuses, ClockError for

@@ -161,3 +161,8 @@ KINDS = MappingProxyType({kind.code: kind for kind in list(globals().values()) i
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
     """Sort findings by severity, then by code and place, so that two reports of one state are the same."""
     return sorted(findings, key=lambda found: (-found.severity, found.code, found.where, found.what))
+
+
+def counted(number: int, thing: str) -> str:
+    """Return ``1 row``, ``2 rows`` and so on."""
+    return f"{number} {thing}" + ("" if number == 1 else "s")

@@ -50,7 +50,8 @@ _ROWS: tuple[tuple[str, float, str, float, str], ...] = (
                       "personnummer; fodselsnummer; codice fiscale; steuer id; steuernummer; sozialversicherungsnummer",
      0.6, "sin; pan; ine"),
     (_ID, 0.9, "passport; passport number; passport no; passport id; driver license; drivers license; driving "
-               "licence; licence number; license number; id card; identity card; ausweis; reisepass; pasaporte", 0.0, ""),
+               "licence; licence number; license number; id card; identity card; ausweis; reisepass; pasaporte",
+     0.0, ""),
     (_IP, 0.85, "ip; ip address; ip addr; ipaddress; ipv 4; ipv 6; remote addr; client ip; x forwarded for", 0.0, ""),
     (_DEVICE, 0.85, "device id; mac address; imei; imsi; idfa; idfv; gaid; advertising id; aaid; udid; android id; "
                     "fingerprint; user agent; useragent; push token; fcm token", 0.0, ""),
@@ -86,6 +87,11 @@ def _table() -> Mapping[tuple[str, ...], tuple[str, float, bool]]:
 WORDS = _table()
 """From words to (category, confidence, whether they need a person's company)."""
 
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
 _PERSONS_IN_ER = (
     "buy consum custom driv employ follow learn manag own play publish rid send speak subscrib support "
     "teach us view vot walk work travell"
@@ -97,26 +103,26 @@ _PERSONS = (
     "persona empleado"
 )
 
-PERSONS = frozenset(_PERSONS.split()) | {f"{stem}er" for stem in _PERSONS_IN_ER.split()}
+PERSONS = _set(_PERSONS) | {f"{stem}er" for stem in _set(_PERSONS_IN_ER)}
 """Nouns, in the singular, of those whom a table can be about; the many that end in -er stand as their stems."""
 
-PREFIXES = frozenset("is has had was can may should allow allows allowed require requires required enable".split())
+PREFIXES = _set("is has had was can may should allow allows allowed require requires required enable")
 """First words of a flag."""
 
-DESCRIBING = frozenset(
-    "at on until count counts total unit units ms sec secs seconds minutes hours format status state verified confirmed "
-    "valid validated enabled disabled required allowed optional flag type kind method mode version length size limit "
-    "file template subject id ids index order rank level rate ratio score step min max avg sum days expiry expires "
-    "policy provider source setting settings preference preferences opted consent schema field column".split()
+DESCRIBING = _set(
+    "at on until count counts total unit units ms sec secs seconds minutes hours format status state verified "
+    "confirmed valid validated enabled disabled required allowed optional flag type kind method mode version length "
+    "size limit file template subject id ids index order rank level rate ratio score step min max avg sum days "
+    "expiry expires policy provider source setting settings preference preferences opted consent schema field column"
 )
 """Last words that make a name one of something *about* a value."""
 
-NOT_A_PERSONS = frozenset(
+NOT_A_PERSONS = _set(
     "academic app application archive asset bank branch bucket brand category channel class column company contract "
     "country course currency department domain event file filename firm folder function game group host image "
     "industry item job key language library list lookup machine memory menu merchant method model module node "
     "organisation organization package page path plan planet plugin process product project provider queue recipe "
     "repository resource role room route schema school server service shop site software store subject table tag "
-    "team template terminal test theme tool topic unit unused url vendor venue warehouse year".split()
+    "team template terminal test theme tool topic unit unused url vendor venue warehouse year"
 )
 """Words beside a match that make it somebody else's: ``company_name``, ``memory_address``, ``zip_file``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, FromClause, Select, Table, and_, inspect, not_, or_
@@ -15,8 +16,12 @@ from privkit.consent.age import cautious_today
 from privkit.errors import StatementRefused
 from privkit.sqlalchemy import children
 from privkit.sqlalchemy.guard import Guard
-from privkit.sqlalchemy.read_gate import ADDED, VISIBLE
 from privkit.sqlalchemy.visibility import row_expired
+
+VISIBLE = "privkit_visible"
+"""Execution option of a statement to which the criteria for hidden rows were added; its value is ``ADDED``."""
+
+ADDED = object()
 
 _MAX_JOIN_DEPTH = 3
 
@@ -35,30 +40,33 @@ def row_visible(guard: Guard, table: Table, at: FromClause, scope: purposes.Scop
     return and_(*conditions) if conditions else None
 
 
-def hides_rows(guard: Guard, table: Table) -> bool:
-    """Whether the purpose in force has to hide rows of ``table``."""
-    return row_visible(guard, table, table, purposes.current()) is not None
+@dataclass(frozen=True, slots=True)
+class Criteria:
+    """The loader criteria under one scope, and the tables of which it hides rows."""
+
+    options: tuple[Any, ...]
+    tables: frozenset[Table]
 
 
-def options(guard: Guard, scope: purposes.Scope | None) -> tuple[Any, ...]:
-    """Return the loader criteria of all protected classes under ``scope``, built once."""
-    cache = guard.criteria
+def criteria_for(guard: Guard, scope: purposes.Scope | None) -> Criteria:
+    """Return the criteria of all protected classes under ``scope``, built once."""
     key = (guard.version, scope)
-    if key not in cache:
-        if len(cache) > 256:
-            cache.clear()
-        cache[key] = tuple(_criteria(guard, scope))
-    found: tuple[Any, ...] = cache[key]
+    found: Criteria | None = guard.criteria.get(key)
+    if found is None:
+        found = guard.criteria.setdefault(key, _build(guard, scope))
     return found
 
 
-def _criteria(guard: Guard, scope: purposes.Scope | None) -> Iterator[Any]:
-    for each in guard.tables.values():
-        condition = row_visible(guard, each.table, each.table, scope)
-        if condition is not None:
-            yield with_loader_criteria(
-                each.mapper.class_, condition, include_aliases=True, propagate_to_loaders=False
-            )
+def _build(guard: Guard, scope: purposes.Scope | None) -> Criteria:
+    conditions = {table: row_visible(guard, table, table, scope) for table in guard.tables}
+    hiding = {table: condition for table, condition in conditions.items() if condition is not None}
+    options = (
+        with_loader_criteria(
+            guard.tables[table].mapper.class_, condition, include_aliases=True, propagate_to_loaders=False
+        )
+        for table, condition in hiding.items()
+    )
+    return Criteria(tuple(options), frozenset(hiding))
 
 
 def do_orm_execute(guard: Guard, state: ORMExecuteState) -> None:
@@ -80,7 +88,7 @@ def _with_options(guard: Guard, scope: purposes.Scope | None, statement: Any, pa
         copy = statement._generate()
         copy.selects = [_with_options(guard, scope, each, path) for each in statement.selects]
         return copy
-    added = options(guard, scope)
+    added = criteria_for(guard, scope).options
     if isinstance(statement, Select):
         added += tuple(_deferrals(guard, scope, statement, path))
     return statement.options(*added) if added else statement
@@ -127,8 +135,6 @@ def _entity_deferrals(guard: Guard, scope: purposes.Scope | None, entity: Any) -
     if isinstance(inspected, Mapper):
         key = (guard.version, scope, inspected)
         if key not in guard.deferrals:
-            if len(guard.deferrals) > 1024:
-                guard.deferrals.clear()
             guard.deferrals[key] = tuple(_deferred(guard, scope, entity, inspected, _MAX_JOIN_DEPTH))
         yield from guard.deferrals[key]
     elif isinstance(inspected, AliasedInsp):

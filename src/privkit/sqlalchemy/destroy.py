@@ -19,6 +19,7 @@ from sqlalchemy import (
     Table,
     and_,
     bindparam,
+    case,
     delete,
     exists,
     func,
@@ -34,12 +35,13 @@ from sqlalchemy import (
 from privkit.crypto import DESTROYED
 from privkit.deidentify import leaves_residue
 from privkit.errors import PlanError
-from privkit.markers import Delete, Technique
+from privkit.markers import BirthDate, Delete, Technique
 from privkit.policy import Keep
 from privkit.policy.resolve import FieldRule
 from privkit.sqlalchemy import holds, keystore
 from privkit.sqlalchemy.guard import Guard
-from privkit.sqlalchemy.mapping import KEY_COLUMN
+from privkit.sqlalchemy.children import ADULT
+from privkit.sqlalchemy.mapping import ADULT_COLUMN, KEY_COLUMN
 from privkit.sqlalchemy.types import Guarded, Sealed
 from privkit.sqlalchemy.visibility import all_passed, table_rules
 
@@ -58,6 +60,11 @@ class Target:
     def technique(self) -> Technique:
         """What remains of it."""
         return self.rule.field.marker.then if self.rule else Delete()
+
+    @property
+    def is_birth_date(self) -> bool:
+        """Whether the day a child comes of age is derived from it."""
+        return self.rule is not None and isinstance(self.rule.field.marker, BirthDate)
 
     @property
     def keeps(self) -> dict[str, Keep | None]:
@@ -288,6 +295,9 @@ def _emptied(target: Target) -> dict[str, Any]:
     values: dict[str, Any] = {column.key: empty}
     if f"{column.name}_ix" in target.table.columns:
         values[f"{column.name}_ix"] = None
+    if ADULT_COLUMN in target.table.columns and target.is_birth_date:
+        adult = target.table.c[ADULT_COLUMN]
+        values[ADULT_COLUMN] = case((adult == ADULT, adult), else_=None)  # a child's day tells the birthday
     return values
 
 

@@ -43,6 +43,21 @@ class Protected:
         return self.mapper.local_table
 
 
+class Memory(dict[Any, Any]):
+    """What was built once for a scope; forgotten all at once when it has grown large."""
+
+    LIMIT = 1024
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if len(self) >= self.LIMIT:
+            self.clear()
+        super().__setitem__(key, value)
+
+    def setdefault(self, key: Any, default: Any = None) -> Any:
+        self[key] = default
+        return default
+
+
 class Guard:
     """The rules, keys and clock of one ``Privacy``."""
 
@@ -56,8 +71,8 @@ class Guard:
         self.classes: dict[type, Protected] = {}
         self.tables: dict[Table, Protected] = {}
         self.version = 0
-        self.criteria: dict[Any, Any] = {}
-        self.deferrals: dict[Any, Any] = {}
+        self.criteria = Memory()
+        self.deferrals = Memory()
         self.refresh()
 
     def refresh(self) -> None:

@@ -45,18 +45,14 @@ def before_execute(
 
 def _core_select(guard: Guard, statement: Select[Any], execution_options: Any) -> Select[Any]:
     scope = purposes.current()
-    if scope is None or scope.internal or execution_options.get(read_gate.VISIBLE) is read_gate.ADDED:
+    if scope is None or scope.internal or execution_options.get(criteria.VISIBLE) is criteria.ADDED:
         return statement
     if statement._propagate_attrs.get("compile_state_plugin") == "orm":
-        return statement
-    hidden = [table for table in guard.tables if criteria.hides_rows(guard, table)] if guard.tables else []
-    if not any(table in hidden for table in _tables(statement)):
-        return statement
-    return criteria.visible(guard, statement)
-
-
-def _tables(statement: Select[Any]) -> list[Any]:
-    return [each for each in visitors.iterate(statement) if isinstance(each, Table)]
+        return statement  # the gate refuses it, if rows are to be hidden: no session hook has seen it
+    hidden = criteria.criteria_for(guard, scope).tables
+    if hidden and any(each in hidden for each in visitors.iterate(statement) if isinstance(each, Table)):
+        return criteria.visible(guard, statement)
+    return statement
 
 
 def before_cursor_execute(

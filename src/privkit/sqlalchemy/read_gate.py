@@ -12,16 +12,10 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from privkit import purposes
 from privkit.crypto import DESTROYED
 from privkit.errors import StatementRefused
-from privkit.sqlalchemy import keystore, textual
+from privkit.sqlalchemy import criteria, keystore, textual
 from privkit.sqlalchemy.attributes import not_exact, not_needed
 from privkit.sqlalchemy.facts import Facts, facts_of
 from privkit.sqlalchemy.guard import Guard
-
-VISIBLE = "privkit_visible"
-"""Execution option of a statement to which the criteria for hidden rows were added; its value is ``ADDED``."""
-
-ADDED = object()
-
 
 def before_cursor_execute(guard: Guard, connection: Connection, statement: str, context: Any) -> None:
     """Hold a statement to the current purpose. Raises PurposeError or StatementRefused before it is sent."""
@@ -38,12 +32,12 @@ def before_cursor_execute(guard: Guard, connection: Connection, statement: str, 
     if facts.personal:
         check(guard, facts, scope)
         if not _criteria_added(context):
-            _check_rows(guard, facts)
+            _check_rows(guard, facts, scope)
 
 
 def _criteria_added(context: Any) -> bool:
     options = (context.execution_options, context.invoked_statement._execution_options)
-    return any(each.get(VISIBLE) is ADDED for each in options)
+    return any(each.get(criteria.VISIBLE) is criteria.ADDED for each in options)
 
 
 def check(guard: Guard, facts: Facts, scope: purposes.Scope | None) -> None:
@@ -60,22 +54,19 @@ def check(guard: Guard, facts: Facts, scope: purposes.Scope | None) -> None:
             raise StatementRefused(
                 f"{field} is sorted or computed with, where its expiry cannot be applied.",
                 "A value whose lifetime has ended would still decide the result.",
-                f"Wrap it: privkit.sqlalchemy.current({field.name}) reads as NULL once it has expired.",
+                f"Wrap it: privacy.readable(...) on it reads as NULL once it has expired.",
                 field=field.id,
             )
 
 
-def _check_rows(guard: Guard, facts: Facts) -> None:
-    from privkit.sqlalchemy.criteria import hides_rows
-
-    for table in facts.tables:
-        if table in guard.tables and hides_rows(guard, table):
-            raise StatementRefused(
-                f"{table.name} has rows that this statement must not see, and it arrived without the criteria.",
-                "Expired rows, or those of children without consent, would be selected.",
-                "Run it with session.execute(select(Model)), or wrap it: privkit.sqlalchemy.visible(statement).",
-                table=table.name,
-            )
+def _check_rows(guard: Guard, facts: Facts, scope: purposes.Scope | None) -> None:
+    for table in facts.tables & criteria.criteria_for(guard, scope).tables:
+        raise StatementRefused(
+            f"{table.name} has rows that this statement must not see, and it arrived without the criteria.",
+            "Expired rows, or those of children without consent, would be selected.",
+            "Run it with session.execute(select(Model)), or wrap it: privacy.visible(statement).",
+            table=table.name,
+        )
 
 
 def after_cursor_execute(guard: Guard, connection: Connection, cursor: Any, context: Any, executemany: bool) -> None:

@@ -31,7 +31,7 @@ from privkit.policy import FieldRule, Keep
 from privkit.sqlalchemy.events import MAXIMUM, MINIMUM, event_time, stored
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.ownership import owner_key
-from privkit.sqlalchemy.types import Guarded, plain_type
+from privkit.sqlalchemy.types import COVERED, Guarded, plain_type, search_refused
 
 _THREE, _SIXTEEN, _ONE = literal_column("3"), literal_column("16"), literal_column("1")
 _FAR = datetime(9999, 12, 31, tzinfo=UTC)
@@ -55,6 +55,23 @@ def readable(column: ColumnElement[Any], kind: Guarded) -> ColumnElement[Any]:
     arms = [(own, stored_bytes)] if dead is None else [(dead, None), (own, stored_bytes)]
     first_byte = func.substr(stored_bytes, _ONE, _ONE, type_=LargeBinary())
     return type_coerce(case(*arms, else_=first_byte), kind)
+
+
+def current(attribute: Any) -> ColumnElement[Any]:
+    """Return an unsealed field as an expression that is NULL once it has expired, to sort or compute with.
+
+    ``attribute`` is a mapped attribute or a column. Raises SearchError for a sealed field.
+    """
+    column = attribute.__clause_element__() if hasattr(attribute, "__clause_element__") else attribute
+    kind = column.type
+    if not isinstance(kind, Guarded) or kind.guard is None:
+        return column  # type: ignore[no-any-return]
+    if kind.sealed:
+        raise search_refused(kind.field, "sorting or computing")
+    table, at = _standing(column, kind)
+    dead = expired(kind.guard, kind, table, at)
+    covered = type_coerce(column._annotate({COVERED: True}), kind.plain)
+    return covered if dead is None else case((dead, None), else_=covered)
 
 
 def unexpired(column: ColumnElement[Any], kind: Guarded) -> ColumnElement[Any] | None:

@@ -1,0 +1,12 @@
+"""Coverage: what is declared, reachable, live and proven, and what is wrong, worst first.
+
+``check`` gives the findings, ``report`` the whole report. ``checks`` look at models and policy, ``live`` and
+``live_checks`` at a database, ``names`` guesses what an undecided column holds.
+"""
+
+from privkit.coverage.audit import check
+from privkit.coverage.findings import KINDS, Finding, Kind, Severity
+from privkit.coverage.names import Suggestion, suggest
+from privkit.coverage.report import Report, report
+
+__all__ = ["KINDS", "Finding", "Kind", "Report", "Severity", "Suggestion", "check", "report", "suggest"]

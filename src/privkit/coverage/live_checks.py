@@ -1,0 +1,172 @@
+"""What can be seen wrong between the models and one database, from a scan of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+from privkit.coverage import findings as kinds
+from privkit.coverage import inventory
+from privkit.coverage.findings import Finding, Severity, counted
+from privkit.coverage.live import Place, Scan, place, seal_check
+from privkit.coverage.names import SURE, context_of, suggest
+from privkit.sqlalchemy.types import Guarded
+
+_TOOLS = frozenset({"alembic_version", "spatial_ref_sys"})
+"""Tables of the tools themselves, which hold no rows about anybody."""
+
+
+def unknown_tables(scan: Scan) -> Iterator[Finding]:
+    """A table that no model maps: perhaps one whose module nobody imported."""
+    known = _known(scan)
+    for where, columns in scan.columns.items():
+        if where in known or where in scan.views or where[1] in _TOOLS:
+            continue
+        name, refers = _shown(where), scan.references.get(where, [])
+        likely = _personal_looking(where[1], columns, linked=bool(refers))
+        what = f"{name} is in the database and in no model" + (f"; it refers to {', '.join(refers)}" if refers else "")
+        what += f"; columns that look personal: {', '.join(likely)}." if likely else "."
+        yield kinds.UNKNOWN_TABLE.at(
+            name,
+            what,
+            "Import the module of its model where privkit is set up, map it and decide about its columns,"
+            f"\n    or drop it: DROP TABLE {name}",
+            Severity.CRITICAL if likely else None,
+        )
+
+
+def _known(scan: Scan) -> set[Place]:
+    return {place(table) for metadata in inventory.metadatas(scan.guard) for table in metadata.tables.values()}
+
+
+def _shown(where: Place) -> str:
+    return ".".join(part for part in where if part)
+
+
+def _personal_looking(table: str, columns: object, *, linked: bool) -> list[str]:
+    context = context_of(table, linked=linked)
+    names = list(columns) if isinstance(columns, dict) else []
+    guesses = ((name, suggest(name, context)) for name in names)
+    return [f"{name} ({guess.category})" for name, guess in guesses if guess and guess.confidence >= SURE]
+
+
+def unknown_columns(scan: Scan) -> Iterator[Finding]:
+    """A column of a covered table that its model does not know."""
+    for each in inventory.covered(scan.guard):
+        table = each.table
+        names = {column.name for column in table.columns}
+        for name in scan.columns.get(place(table), {}):
+            if name not in names:
+                guess = suggest(name, context_of(table.name, linked=True))
+                looks = f"; it looks like {guess.category}" if guess else ""
+                yield kinds.UNKNOWN_COLUMN.at(
+                    f"{table.fullname}.{name}",
+                    f"{table.fullname}.{name} is in the database and not in {each.mapper.class_.__name__}{looks}.",
+                    f"Map it and decide about it, or drop it: ALTER TABLE {table.fullname} DROP COLUMN {name}",
+                    Severity.CRITICAL if guess and guess.confidence >= SURE else None,
+                )
+
+
+def missing_tables(scan: Scan) -> Iterator[Finding]:
+    """A table of the models, or of privkit itself, that the database does not have."""
+    for metadata in inventory.metadatas(scan.guard):
+        for table in metadata.tables.values():
+            if place(table) not in scan.columns:
+                yield kinds.MISSING_TABLE.at(
+                    table.fullname,
+                    f"{table.fullname} is in the models and not in the database.",
+                    "Run the migration that creates it, or Base.metadata.create_all(engine).",
+                )
+
+
+def missing_columns(scan: Scan) -> Iterator[Finding]:
+    """A column of a covered table that the database does not have; privkit's hidden ones count."""
+    for entry in inventory.all_entries(scan.guard):
+        if place(entry.each.table) in scan.columns and not scan.has(entry.column):
+            own = " (privkit needs it)" if entry.decision is inventory.Decision.PRIVKIT else ""
+            yield kinds.MISSING_COLUMN.at(
+                entry.where,
+                f"{entry.where} is in the models and not in the database{own}.",
+                "Write the migration: alembic revision --autogenerate",
+            )
+
+
+def missing_checks(scan: Scan) -> Iterator[Finding]:
+    """A sealed column that the database lets plain values into."""
+    for table, checks in scan.checks.items():
+        for column in table.columns:
+            sealed = isinstance(column.type, Guarded) and column.type.sealed
+            if sealed and scan.has(column) and not seal_check(checks, column):
+                yield kinds.MISSING_CHECK.at(
+                    f"{table.fullname}.{column.name}",
+                    f"{table.fullname}.{column.name} is sealed, and its CHECK is not in the database.",
+                    f"Write a migration that adds the CHECK privkit_{table.name}_{column.name}_sealed of the models.",
+                )
+
+
+def plain_values(scan: Scan) -> Iterator[Finding]:
+    """Values in a sealed column that are no envelopes, as a count."""
+    for column, stored in scan.stored.items():
+        if stored.other:
+            where = f"{column.table.fullname}.{column.name}"
+            yield kinds.NOT_AN_ENVELOPE.at(
+                where,
+                f"{where} holds {counted(stored.other, 'plain value')} among {stored.values}.",
+                "Read them with the program that wrote them, and write them through privkit, which seals them.",
+            )
+
+
+def foreign_envelopes(scan: Scan) -> Iterator[Finding]:
+    """Envelopes under another key than that of the row's data subject, as a count."""
+    for column, stored in scan.stored.items():
+        if stored.foreign:
+            where = f"{column.table.fullname}.{column.name}"
+            yield kinds.FOREIGN_ENVELOPE.at(
+                where,
+                f"{where} holds {counted(stored.foreign, 'envelope')} among {stored.envelopes} that another key sealed.",
+                "Restore those rows, or write the field anew for the owner.",
+            )
+
+
+def future_events(scan: Scan) -> Iterator[Finding]:
+    """Event times ahead of the clock, as a count."""
+    for column, count in scan.future.items():
+        if count:
+            where = f"{column.table.fullname}.{column.name}"
+            yield kinds.FUTURE_EVENT.at(
+                where,
+                f"{where} lies in the future in {counted(count, 'row')}.",
+                "Correct the clock that wrote them and the rows; an event that is only planned needs a column of"
+                " its own.",
+            )
+
+
+def unknown_views(scan: Scan) -> Iterator[Finding]:
+    """A view that no model maps; one over protected tables, or whose definition cannot be read, is worse."""
+    known = _known(scan)
+    covered = [each.table.name for each in inventory.covered(scan.guard)]
+    for where, definition in scan.views.items():
+        if where in known:
+            continue
+        over = [name for name in covered if definition is None or re.search(rf"\b{re.escape(name)}\b", definition)]
+        name = _shown(where)
+        yield kinds.UNKNOWN_VIEW.at(
+            name,
+            f"The view {name} is in no model" + (f"; it may show {', '.join(over)}." if over else "."),
+            f"Map it and mark its fields as those of its tables, or drop it: DROP VIEW {name}",
+            Severity.HIGH if over else None,
+        )
+
+
+CHECKS: tuple[Callable[[Scan], Iterator[Finding]], ...] = (
+    unknown_tables,
+    unknown_columns,
+    missing_tables,
+    missing_columns,
+    missing_checks,
+    plain_values,
+    foreign_envelopes,
+    future_events,
+    unknown_views,
+)
+"""All checks of a database."""

@@ -1,0 +1,578 @@
+"""Every way in which a row can be written: sealed and readable afterwards, or refused; never plain, never lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import (
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    lambda_stmt,
+    literal,
+    literal_column,
+    null,
+    select,
+    text,
+    type_coerce,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session, aliased
+
+from privkit.errors import PrivkitError
+from tests.sqlalchemy.shop import (
+    LEFTOVERS,
+    PLAIN,
+    PLANTED,
+    TEXT,
+    Card,
+    Contact,
+    Doctor,
+    Guest,
+    Line,
+    Order,
+    Patient,
+    Person,
+    Shop,
+    Staff,
+    Visit,
+    guests,
+    open_async,
+    open_shop,
+)
+
+TABLES = ("people", "orders", "lines", "visits", "staff", "doctors", "contacts", "cards", "guests")
+Write = Callable[[Shop, Session], Any]
+
+WORKS: dict[str, Write] = {}
+"""Writes that leave person 7 with the planted values."""
+
+REFUSED_OR_WORKS: dict[str, Write] = {}
+"""Writes that either leave person 7's note as TEXT, or raise a PrivkitError and leave it as it was."""
+
+
+def works(write: Write) -> Write:
+    WORKS[write.__name__] = write
+    return write
+
+
+def may_refuse(write: Write) -> Write:
+    REFUSED_OR_WORKS[write.__name__] = write
+    return write
+
+
+@pytest.fixture
+def shop(database_url: str, tmp_path: Path) -> Iterator[Shop]:
+    found = open_shop(database_url, tmp_path)
+    yield found
+    found.engine.dispose()
+
+
+def upsert(session: Session, table: Any) -> Any:
+    module = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
+    return module.insert(table)
+
+
+def person(**more: Any) -> dict[str, Any]:
+    return {"id": 7} | PLANTED | PLAIN | more
+
+
+@works
+def orm_add(_: Shop, session: Session) -> None:
+    session.add(Person(**person()))
+
+
+@works
+def orm_add_all(_: Shop, session: Session) -> None:
+    session.add_all([Person(**person()), Person(**person(id=8))])
+
+
+@works
+def orm_merge_of_a_new_row(_: Shop, session: Session) -> None:
+    session.merge(Person(**person()))
+
+
+@works
+def orm_merge_over_an_old_row(_: Shop, session: Session) -> None:
+    session.add(Person(id=7, note="planted old"))
+    session.commit()
+    session.merge(Person(**person()))
+
+
+@works
+def bulk_save_objects(_: Shop, session: Session) -> None:
+    session.bulk_save_objects([Person(**person()), Person(**person(id=8))])
+
+
+@works
+def bulk_insert_mappings(_: Shop, session: Session) -> None:
+    session.bulk_insert_mappings(Person, [person(), person(id=8)])
+
+
+@works
+def bulk_update_mappings(_: Shop, session: Session) -> None:
+    session.add_all([Person(id=7), Person(id=8)])
+    session.commit()
+    session.bulk_update_mappings(Person, [person(), person(id=8)])
+
+
+@works
+def orm_insert_with_a_list(_: Shop, session: Session) -> None:
+    session.execute(insert(Person), [person(), person(id=8)])
+
+
+@works
+def orm_insert_with_one_row_of_values(_: Shop, session: Session) -> None:
+    session.execute(insert(Person).values(**person()))
+
+
+@works
+def orm_insert_with_attribute_keys(_: Shop, session: Session) -> None:
+    session.execute(insert(Person).values({getattr(Person, name): value for name, value in person().items()}))
+
+
+@works
+def orm_insert_with_one_dict(_: Shop, session: Session) -> None:
+    session.execute(insert(Person), person())
+
+
+@works
+def core_insert_on_the_table(_: Shop, session: Session) -> None:
+    session.connection().execute(insert(Person.__table__), [person(), person(id=8)])
+
+
+@works
+def core_insert_with_values(_: Shop, session: Session) -> None:
+    session.connection().execute(insert(Person.__table__).values(**person()))
+
+
+@works
+def core_insert_with_named_binds(_: Shop, session: Session) -> None:
+    given = person()
+    binds = {name: bindparam(f"b_{name}") for name in given}
+    session.connection().execute(
+        insert(Person.__table__).values(**binds), [{f"b_{name}": value for name, value in given.items()}]
+    )
+
+
+@works
+def insert_returning_the_entity(_: Shop, session: Session) -> None:
+    found = session.scalars(insert(Person).returning(Person), [person(), person(id=8)]).all()
+    assert [TEXT, TEXT] == [each.note for each in found]
+
+
+@works
+def insert_returning_a_column(_: Shop, session: Session) -> None:
+    assert [TEXT] == session.scalars(insert(Person).returning(Person.note), [person()]).all()
+
+
+@works
+def orm_flush_of_an_update(_: Shop, session: Session) -> None:
+    found = Person(id=7)
+    session.add(found)
+    session.commit()
+    for name, value in person().items():
+        setattr(found, name, value)
+
+
+@works
+def update_by_primary_key_list(_: Shop, session: Session) -> None:
+    session.add_all([Person(id=7), Person(id=8)])
+    session.commit()
+    session.execute(update(Person), [person(), person(id=8)])
+
+
+@works
+def update_where_values(_: Shop, session: Session) -> None:
+    session.add_all([Person(id=7), Person(id=8)])
+    session.commit()
+    done = session.execute(update(Person).where(Person.id == 7).values(**PLANTED, **PLAIN))
+    assert 1 == done.rowcount
+
+
+@works
+def update_by_the_search_index(_: Shop, session: Session) -> None:
+    session.add_all([Person(id=7, email="Planted.Old@x.example"), Person(id=8)])
+    session.commit()
+    where = update(Person).where(Person.email == "planted.old@X.example")
+    session.execute(where.values(**PLANTED, **PLAIN).execution_options(synchronize_session=False))
+
+
+@works
+def core_update_executemany(_: Shop, session: Session) -> None:
+    session.add_all([Person(id=7), Person(id=8)])
+    session.commit()
+    table = Person.__table__
+    where = update(table).where(table.c.id == bindparam("who"))
+    session.connection().execute(where, [{"who": each} | PLANTED | PLAIN for each in (7, 8)])
+
+
+@works
+def update_returning(_: Shop, session: Session) -> None:
+    session.add(Person(id=7))
+    session.commit()
+    changed = update(Person).where(Person.id == 7).values(**PLANTED, **PLAIN).returning(Person.note)
+    assert [TEXT] == session.scalars(changed).all()
+
+
+@works
+def lambda_insert(_: Shop, session: Session) -> None:
+    given = person()
+    session.execute(lambda_stmt(lambda: insert(Person)), [given])
+
+
+@works
+def savepoint_released(_: Shop, session: Session) -> None:
+    with session.begin_nested():
+        session.add(Person(**person()))
+
+
+@works
+def savepoint_rolled_back_and_again(_: Shop, session: Session) -> None:
+    nested = session.begin_nested()
+    session.add(Person(**person(note="planted first")))
+    session.flush()
+    nested.rollback()
+    session.add(Person(**person()))
+
+
+@works
+def transaction_rolled_back_and_again(_: Shop, session: Session) -> None:
+    session.add(Person(**person(note="planted first")))
+    session.flush()
+    session.rollback()
+    session.add(Person(**person()))
+
+
+@works
+def upsert_do_nothing_of_a_new_row(_: Shop, session: Session) -> None:
+    session.execute(upsert(session, Person).on_conflict_do_nothing(), [person()])
+
+
+@works
+def upsert_of_an_unsealed_column_keeps_the_sealed_ones(_: Shop, session: Session) -> None:
+    session.add(Person(**person()))
+    session.commit()
+    statement = upsert(session, Person)
+    again = statement.on_conflict_do_update(index_elements=["id"], set_={"rank": statement.excluded.rank})
+    session.execute(again, [{"id": 7, "rank": 3}])
+
+
+@works
+def update_of_an_unsealed_field_across_subjects(_: Shop, session: Session) -> None:
+    session.add_all([Person(**person(city="old")), Person(id=8)])
+    session.commit()
+    assert 2 == session.execute(update(Person).values(city=PLAIN["city"])).rowcount
+
+
+@works
+def update_to_null_across_subjects_leaves_others(_: Shop, session: Session) -> None:
+    session.add_all([Person(**person()), Person(id=8, note="planted"), Person(id=9, note="planted")])
+    session.commit()
+    session.execute(update(Person).where(Person.id > 7).values(note=None))
+    assert [None, None] == session.scalars(select(Person.note).where(Person.id > 7)).all()
+
+
+@may_refuse
+def insert_with_several_rows_of_values(_: Shop, session: Session) -> None:
+    session.execute(insert(Person).values([{"id": 7, "note": TEXT}, {"id": 8, "note": TEXT}]))
+
+
+@may_refuse
+def core_insert_with_several_rows_of_values(_: Shop, session: Session) -> None:
+    session.connection().execute(insert(Person.__table__).values([{"id": 7, "note": TEXT}, {"id": 8, "note": TEXT}]))
+
+
+@may_refuse
+def insert_from_select(_: Shop, session: Session) -> None:
+    session.execute(insert(Person).from_select(["id", "note"], select(literal(7), literal(TEXT))))
+
+
+@may_refuse
+def insert_from_select_of_another_subject(_: Shop, session: Session) -> None:
+    session.execute(insert(Person).values(id=9, note=TEXT))
+    session.execute(insert(Person).from_select(["id", "note"], select(literal(7), Person.note).where(Person.id == 9)))
+
+
+@may_refuse
+def insert_of_a_literal(_: Shop, session: Session) -> None:
+    session.execute(insert(Person).values(id=7, note=literal(TEXT)))
+
+
+@may_refuse
+def insert_of_a_function(_: Shop, session: Session) -> None:
+    session.execute(insert(Person).values(id=7, note=func.lower(TEXT)))
+
+
+@may_refuse
+def insert_of_a_literal_column(_: Shop, session: Session) -> None:
+    session.execute(insert(Person).values(id=7, note=literal_column(f"'{TEXT}'")))
+
+
+@may_refuse
+def insert_of_a_text_fragment(_: Shop, session: Session) -> None:
+    session.execute(insert(Person).values(id=7, note=text(f"'{TEXT}'")))
+
+
+@may_refuse
+def insert_of_a_subquery(_: Shop, session: Session) -> None:
+    session.execute(insert(Person).values(id=7, note=select(literal(TEXT)).scalar_subquery()))
+
+
+@may_refuse
+def insert_of_a_type_coerce(_: Shop, session: Session) -> None:
+    session.execute(insert(Person).values(id=7, note=type_coerce(TEXT, Person.__table__.c.note.type)))
+
+
+@may_refuse
+def insert_of_a_callable_bind(_: Shop, session: Session) -> None:
+    session.execute(insert(Person).values(id=7, note=bindparam(None, callable_=lambda: TEXT)))
+
+
+@may_refuse
+def insert_values_and_parameters_disagree(_: Shop, session: Session) -> None:
+    session.connection().execute(insert(Person.__table__).values(note="planted other"), [{"id": 7, "note": TEXT}])
+
+
+@may_refuse
+def insert_by_a_hand_made_bind_name(_: Shop, session: Session) -> None:
+    session.connection().execute(
+        insert(Person.__table__).values(id=7, note=bindparam("anything")), {"anything": TEXT}
+    )
+
+
+@may_refuse
+def insert_inline(_: Shop, session: Session) -> None:
+    session.connection().execute(insert(Person.__table__).inline(), [{"id": 7, "note": TEXT}])
+
+
+@may_refuse
+def insert_by_cte(_: Shop, session: Session) -> None:
+    added = insert(Person.__table__).values(id=7, note=TEXT).returning(Person.__table__.c.id).cte()
+    session.execute(select(added.c.id))
+
+
+@may_refuse
+def insert_as_text(_: Shop, session: Session) -> None:
+    session.execute(text("INSERT INTO people (id, note) VALUES (7, :note)"), {"note": TEXT})
+
+
+@may_refuse
+def insert_by_driver_sql(_: Shop, session: Session) -> None:
+    session.connection().exec_driver_sql(f"INSERT INTO people (id, note) VALUES (7, '{TEXT}')")
+
+
+@may_refuse
+def insert_forging_a_sealed_value(_: Shop, session: Session) -> None:
+    session.execute(insert(Person), [{"id": 7, "note": b"\x01\x01" + TEXT.encode() * 4}])
+
+
+def _existing(session: Session) -> None:
+    session.add_all([Person(id=7), Person(id=8)])
+    session.commit()
+
+
+@may_refuse
+def update_with_a_literal(_: Shop, session: Session) -> None:
+    _existing(session)
+    session.execute(update(Person).where(Person.id == 7).values(note=literal(TEXT)))
+
+
+@may_refuse
+def update_with_a_function(_: Shop, session: Session) -> None:
+    _existing(session)
+    session.execute(update(Person).where(Person.id == 7).values(note=func.lower(TEXT)))
+
+
+@may_refuse
+def update_with_another_column(_: Shop, session: Session) -> None:
+    _existing(session)
+    session.execute(update(Person).where(Person.id == 7).values(city=TEXT))
+    session.execute(update(Person).where(Person.id == 7).values(note=Person.city))
+
+
+@may_refuse
+def update_with_another_sealed_column(_: Shop, session: Session) -> None:
+    _existing(session)
+    session.execute(update(Person).where(Person.id == 7).values(diary=TEXT))
+    session.execute(update(Person).where(Person.id == 7).values(note=Person.diary))
+
+
+@may_refuse
+def update_with_a_subquery(_: Shop, session: Session) -> None:
+    _existing(session)
+    session.execute(update(Person).where(Person.id == 7).values(note=select(literal(TEXT)).scalar_subquery()))
+
+
+@may_refuse
+def update_with_ordered_values(_: Shop, session: Session) -> None:
+    _existing(session)
+    session.execute(update(Person).where(Person.id == 7).ordered_values((Person.note, TEXT), (Person.rank, 1)))
+
+
+@may_refuse
+def update_with_ordered_values_of_the_table(_: Shop, session: Session) -> None:
+    _existing(session)
+    table = Person.__table__
+    changed = update(table).where(table.c.id == 7).ordered_values((table.c.rank, 1), (table.c.note, TEXT))
+    session.connection().execute(changed)
+
+
+@may_refuse
+def update_with_parameters(_: Shop, session: Session) -> None:
+    _existing(session)
+    table = Person.__table__
+    session.connection().execute(update(table).where(table.c.id == 7), {"note": TEXT})
+
+
+@may_refuse
+def update_across_subjects(_: Shop, session: Session) -> None:
+    _existing(session)
+    session.execute(update(Person).values(note=TEXT))
+
+
+@may_refuse
+def update_from_another_table(_: Shop, session: Session) -> None:
+    _existing(session)
+    session.add(Visit(id=1, person_id=7, where="planted"))
+    session.commit()
+    statement = update(Person).where(Person.id == Visit.person_id, Visit.id == 1).values(note=TEXT)
+    session.execute(statement.execution_options(synchronize_session=False))
+
+
+@may_refuse
+def update_of_an_alias(_: Shop, session: Session) -> None:
+    _existing(session)
+    alias = aliased(Person)
+    session.execute(update(alias).where(alias.id == 7).values(note=TEXT))
+
+
+@may_refuse
+def update_where_exists(_: Shop, session: Session) -> None:
+    _existing(session)
+    session.add(Visit(id=1, person_id=7, where="planted"))
+    session.commit()
+    has_visit = exists().where(Visit.person_id == Person.id)
+    session.execute(update(Person).where(has_visit).values(note=TEXT).execution_options(synchronize_session=False))
+
+
+@may_refuse
+def update_by_cte(_: Shop, session: Session) -> None:
+    _existing(session)
+    table = Person.__table__
+    changed = update(table).where(table.c.id == 7).values(note=TEXT).returning(table.c.id).cte()
+    session.execute(select(changed.c.id))
+
+
+@may_refuse
+def update_as_text(_: Shop, session: Session) -> None:
+    _existing(session)
+    session.execute(text("UPDATE people SET note = :note WHERE id = 7"), {"note": TEXT})
+
+
+@may_refuse
+def update_by_lambda(_: Shop, session: Session) -> None:
+    _existing(session)
+    value, who = TEXT, 7
+    session.execute(
+        lambda_stmt(lambda: update(Person).where(Person.id == who).values(note=value)),
+        execution_options={"synchronize_session": False},
+    )
+
+
+@may_refuse
+def update_of_the_query_api(_: Shop, session: Session) -> None:
+    _existing(session)
+    session.query(Person).filter(Person.id == 7).update({"note": TEXT})
+
+
+@may_refuse
+def upsert_of_a_sealed_column_by_value(_: Shop, session: Session) -> None:
+    _existing(session)
+    statement = upsert(session, Person).on_conflict_do_update(index_elements=["id"], set_={"note": TEXT})
+    session.execute(statement, [{"id": 7, "note": TEXT}])
+
+
+@may_refuse
+def upsert_of_a_sealed_column_by_excluded(_: Shop, session: Session) -> None:
+    _existing(session)
+    statement = upsert(session, Person)
+    again = statement.on_conflict_do_update(index_elements=["id"], set_={"note": statement.excluded.note})
+    session.execute(again, [{"id": 7, "note": TEXT}])
+
+
+@may_refuse
+def upsert_with_an_expression(_: Shop, session: Session) -> None:
+    _existing(session)
+    statement = upsert(session, Person)
+    again = statement.on_conflict_do_update(index_elements=["id"], set_={"note": func.lower(TEXT)})
+    session.execute(again, [{"id": 7, "note": TEXT}])
+
+
+@may_refuse
+def attribute_set_to_an_expression(_: Shop, session: Session) -> None:
+    _existing(session)
+    session.get(Person, 7).note = func.lower(TEXT)
+    session.commit()
+
+
+@may_refuse
+def sealed_set_to_sql_null(_: Shop, session: Session) -> None:
+    _existing(session)
+    session.get(Person, 7).note = null()
+    session.commit()
+    session.get(Person, 7).note = TEXT
+
+
+@pytest.mark.parametrize("name", WORKS)
+def test_a_row_can_be_written_and_stands_sealed(shop: Shop, name: str) -> None:
+    with shop.privacy.purpose("care"), shop.session() as session:
+        WORKS[name](shop, session)
+        session.commit()
+
+    assert [] == shop.leftovers("people")
+    with shop.privacy.purpose("care"), shop.session() as session:
+        found = session.get_one(Person, 7)
+        expected = PLANTED | PLAIN
+        assert expected == {each: getattr(found, each) for each in expected}
+        assert {each: type(value) for each, value in expected.items()} == {
+            each: type(getattr(found, each)) for each in expected
+        }
+        assert [7] == session.scalars(select(Person.id).where(Person.email == PLANTED["email"], Person.id == 7)).all()
+
+
+@pytest.mark.parametrize("name", REFUSED_OR_WORKS)
+def test_an_unusual_write_is_sealed_or_refused_and_never_plain_or_lost(shop: Shop, name: str) -> None:
+    refused = False
+    with shop.privacy.purpose("care"), shop.session() as session:
+        try:
+            REFUSED_OR_WORKS[name](shop, session)
+            session.commit()
+        except PrivkitError:
+            refused = True
+            session.rollback()
+    assert b"planted" not in b"".join(str(row[:5]).encode() for row in shop.stored("people"))
+    _nothing_plain(shop, "note", "diary")
+    with shop.privacy.purpose("care"), shop.session() as session:
+        note = session.scalars(select(Person.note).where(Person.id == 7)).one_or_none()
+    assert (None if refused else TEXT) == note
+
+
+def _nothing_plain(shop: Shop, *columns: str) -> None:
+    rows = shop_rows(shop, f"SELECT {', '.join(columns)} FROM people")
+    values = [bytes(each) if isinstance(each, bytes | memoryview) else each for row in rows for each in row]
+    assert [] == [type(each) for each in values if not (each is None or (type(each) is bytes and each[:2] == b"\1\1"))]
+    assert [] == [each for each in LEFTOVERS for value in values if value and each in value]
+
+
+def shop_rows(shop: Shop, sql: str) -> list[Any]:
+    from tests.databases import raw_rows
+
+    return raw_rows(shop.url, sql)
