@@ -6,19 +6,25 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
 from typing import Any, TypeVar, cast
 
 from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Mapper, registry
 
-from privkit import catalog, policy, purposes
+from privkit import catalog, coverage, policy, purposes, retention
 from privkit.clock import Clock, system_clock
+from privkit.coverage import Finding, Report
 from privkit.crypto import Keyring
 from privkit.errors import MappingError
+from privkit.ledger import Verified
 from privkit.markers import NotPersonal, Personal
 from privkit.policy import Policy
-from privkit.sqlalchemy import Guard, mapping, protect
+from privkit.retention import Plan, Run
+from privkit.retention.run import Progress
+from privkit.sqlalchemy import Guard, holds, ledger, mapping, protect
+from privkit.sqlalchemy.consents import ConsentLedger
 
 _Callable = TypeVar("_Callable", bound=Callable[..., Any])
 
@@ -42,6 +48,7 @@ class Privacy:
         self._models = list(models) if isinstance(models, list | tuple | set | frozenset) else [models]
         self._scopes: dict[tuple[int, tuple[str, ...]], purposes.Scope] = {}
         self.guard = Guard(_load(policy), lambda: _mappers(self._models), keys, clock)
+        self.consent = ConsentLedger(self.guard)
 
     @property
     def policy(self) -> Policy:
@@ -71,6 +78,52 @@ class Privacy:
         if mapper not in set(_mappers(self._models)):
             self._models.append(model)
         self.guard.refresh()
+
+    def plan(self, engine: Engine, *, at: datetime | None = None) -> Plan:
+        """Return what is due at ``at`` (aware; default: now). Nothing is changed. Raises PlanError."""
+        self.protect(engine)
+        with engine.connect() as connection:
+            return retention.make(self.guard, connection, at)
+
+    def purge(self, engine: Engine, plan: Plan, *, batch: int = 1000, progress: Progress | None = None) -> Run:
+        """Execute exactly ``plan``, ``batch`` rows a transaction. May be killed and run again. Raises PlanError."""
+        self.protect(engine)
+        return retention.purge(self.guard, engine, plan, batch=batch, progress=progress)
+
+    def hold(
+        self,
+        engine: Engine,
+        *,
+        reason: str,
+        by: str,
+        subject: bytes | None = None,
+        table: str | None = None,
+        until: datetime | None = None,
+    ) -> int:
+        """Keep a data subject's rows, or a table's, from every run until released or ``until``. Returns the hold's id."""
+        self.protect(engine)
+        with engine.begin() as connection:
+            return holds.place(connection, self.guard, reason=reason, by=by, subject=subject, table=table, until=until)
+
+    def release(self, engine: Engine, hold: int, *, by: str) -> None:
+        """End a hold; what it deferred is due again at once."""
+        self.protect(engine)
+        with engine.begin() as connection:
+            holds.release(connection, self.guard, hold, by=by)
+
+    def verify_ledger(self, engine: Engine, *, expected: str | None = None) -> Verified:
+        """Recompute the ledger's chain. ``expected``: a count and head noted earlier. Raises LedgerError."""
+        self.protect(engine)
+        with engine.connect() as connection:
+            return ledger.verify(connection, self.guard, expected)
+
+    def check(self, engine: Engine | None = None) -> list[Finding]:
+        """Return the findings of the models, and of a live database when one is given, worst first."""
+        return coverage.check(self.guard, engine)
+
+    def report(self, engine: Engine | None = None) -> Report:
+        """Return the coverage report: every table and column, the findings, the guide's questions."""
+        return coverage.report(self.guard, engine)
 
     def _scope(self, names: tuple[str, ...]) -> purposes.Scope:
         key = (self.guard.version, names)

@@ -13,14 +13,14 @@ import pytest
 from sqlalchemy import event, select
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase
+from tests.databases import raw_rows
+from tests.meta import ROOT
+from tests.sqlalchemy.rides import POLICY, Clock, RideService, ride_service
 
 from privkit import Privacy
 from privkit.errors import LedgerError, NotProtectedError
 from privkit.ledger import Entry
 from privkit.sqlalchemy import ledger
-from tests.databases import raw_rows
-from tests.meta import ROOT
-from tests.sqlalchemy.rides import POLICY, Clock, RideService, ride_service
 
 
 def append(service: RideService, count: int) -> None:
@@ -193,9 +193,7 @@ def test_a_writer_killed_before_its_commit_leaves_no_line(
     append(service, 2)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
     command = [sys.executable, "-c", CHILD, database_url, str(tmp_path)]
-    with subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as child:
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         try:
             assert "appended\n" == child.stdout.readline()
@@ -206,9 +204,7 @@ def test_a_writer_killed_before_its_commit_leaves_no_line(
     assert 3 == verified(service)
 
 
-async def test_asyncio_connections_append_too(
-    async_database_url: str, database_url: str, tmp_path: Path
-) -> None:
+async def test_asyncio_connections_append_too(async_database_url: str, database_url: str, tmp_path: Path) -> None:
     service = ride_service(database_url, tmp_path, Clock())
     engine = create_async_engine(async_database_url)
     service.privacy.protect(engine)

@@ -123,7 +123,7 @@ def foreign_envelopes(scan: Scan) -> Iterator[Finding]:
             where = f"{column.table.fullname}.{column.name}"
             yield kinds.FOREIGN_ENVELOPE.at(
                 where,
-                f"{where} holds {counted(stored.foreign, 'envelope')} among {stored.envelopes} that another key sealed.",
+                f"{where} holds {counted(stored.foreign, 'envelope')} of {stored.envelopes} under another key.",
                 "Restore those rows, or write the field anew for the owner.",
             )
 

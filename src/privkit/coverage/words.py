@@ -41,7 +41,7 @@ _ROWS: tuple[tuple[str, float, str, float, str], ...] = (
                   "fecha de nacimiento; nacimiento; data nascita; data nascimento; place of birth",
      0.6, "age; alter; edad"),
     (_PLACE, 0.9, "lat; lng; lon; latitude; longitude; lat e; lng e; lon e; latlng; latlon; lat long; gps; geohash; "
-                  "geopoint; geolocation; coordinates; coords; coord; lnglat; plus code; what3words; h3 cell; "
+                  "geopoint; geolocation; coordinates; coords; coord; lnglat; plus code; what 3 words; "
                   "h 3 cell; pickup location; current location; last location; home location",
      0.7, "location; geom; geo; point; place; standort; ubicacion"),
     (_COARSE, 0.0, "", 0.5, "region; district; neighbourhood; neighborhood"),

@@ -11,13 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BindParameter, Column, Connection, Insert, Table, Update, false, select, tuple_
+from sqlalchemy import BindParameter, Column, Connection, Insert, Table, Update, false, select, true, tuple_
 from sqlalchemy.sql import visitors
 
 from privkit import purposes
 from privkit.clock import as_utc
+from privkit.consent.age import cautious_today
 from privkit.crypto import SubjectKey
-from privkit.errors import SealedError, StatementRefused
+from privkit.errors import ConsentRequired, SealedError, StatementRefused
 from privkit.location import GeoPoint, cell_int
 from privkit.markers import Nearby
 from privkit.sqlalchemy import children, keystore
@@ -211,12 +212,38 @@ def _owners_of_new_rows(
     columns = [remote.c[theirs] for _, theirs in step.pairs]
     key_ids: dict[tuple[Any, ...], bytes] = {}
     for chunk in _chunks(sorted(known, key=repr)):
-        query = select(owner_key(guard, step.target, remote), *columns).where(_among(columns, chunk))
-        for key_id, *owner in connection.execute(query):
+        key_of = owner_key(guard, step.target, remote)
+        query = select(key_of, _consented(guard, step.target, remote), *columns).where(_among(columns, chunk))
+        for key_id, consented, *owner in _read(connection, query):
+            if not consented:
+                raise _no_consent(table)
             if key_id is not None:
                 key_ids[tuple(owner)] = bytes(key_id)
     keys = keystore.for_sealing(connection, guard, key_ids.values())
     return [keys.get(key_ids.get(owner, b"")) for owner in wanted]
+
+
+def _read(connection: Connection, query: Any, parameters: Mapping[str, Any] | None = None) -> list[Any]:
+    """Look up whom a row is about: privkit's own question, which no purpose narrows."""
+    with purposes.internally():
+        return list(connection.execute(query, parameters or {}).all())
+
+
+def _consented(guard: Guard, table: Table, at: Any) -> Any:
+    """Return SQL that is true when the data subject is of age, or a guardian consented to the purpose in force."""
+    scope = purposes.current()
+    today = cautious_today(guard.now())
+    condition = children.with_consent(guard, table, at, scope.names, lambda: today) if scope is not None else None
+    return true() if condition is None else condition
+
+
+def _no_consent(table: Table) -> ConsentRequired:
+    return ConsentRequired(
+        f"A row of {table.name} is about a child, or somebody who may be one, without consent for this purpose.",
+        "Nothing of a child is stored without a parent's consent.",
+        "Record it first: privacy.consent.grant(session, subject=..., purposes={...}, guardian=..., method=...).",
+        table=table.name,
+    )
 
 
 def _among(columns: list[Any], values: list[tuple[Any, ...]]) -> Any:
@@ -270,20 +297,21 @@ def _subjects_reached(
     guard: Guard, connection: Connection, table: Table, statement: Update, row: Mapping[str, Any]
 ) -> set[bytes]:
     """Return the key ids of up to two data subjects whose rows the statement's WHERE matches."""
-    query = select(owner_key(guard, table, table)).distinct().limit(2)
+    query = select(owner_key(guard, table, table), _consented(guard, table, table)).distinct().limit(3)
     for criterion in statement._where_criteria:
         query = query.where(criterion)
     names = {each.key for each in _binds(query)}
-    with purposes.internally():
-        rows = connection.execute(query, {name: value for name, value in row.items() if name in names}).all()
-    if any(key_id is None for (key_id,) in rows):
+    rows = _read(connection, query, {name: value for name, value in row.items() if name in names})
+    if any(key_id is None for key_id, _ in rows):
         raise SealedError(
             f"A row of {table.name} has no data subject's key.",
             "It was written before privkit protected the table, or its owner is gone.",
             "Give the row an owner first.",
             table=table.name,
         )
-    return {bytes(key_id) for (key_id,) in rows}
+    if not all(consented for _, consented in rows):
+        raise _no_consent(table)
+    return {bytes(key_id) for key_id, _ in rows}
 
 
 def _binds(query: Any) -> Iterable[BindParameter[Any]]:

@@ -1,0 +1,3 @@
+from privkit.cli import main
+
+main()

@@ -1,0 +1,140 @@
+"""The main job, shown step by step on a SQLite file: seal, read for a purpose, search, plan, purge, report."""
+
+from __future__ import annotations
+
+import argparse
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+from rich.console import Console
+from sqlalchemy import func, select, text
+from sqlalchemy.orm import Session
+
+from privkit import GeoPoint, PrivkitError
+from privkit.cli.screen import plan_table, purge_with_bar
+from privkit.demo.models import Rider, Trip
+from privkit.demo.service import CHILD, CITY, Planted, RideService, fill, found_in_files, open_service
+from privkit.location import nearby
+
+console = Console(highlight=False)
+
+
+def main() -> None:
+    """Run the demonstration and print where its report is."""
+    parser = argparse.ArgumentParser(prog="privkit.demo", description=__doc__)
+    parser.add_argument("--riders", type=int, default=20_000)
+    parser.add_argument("--trips", type=int, default=200_000)
+    parser.add_argument("--folder", type=Path, default=Path("out/demo"))
+    chosen = parser.parse_args()
+    started = time.perf_counter()
+    service = open_service(chosen.folder)
+    planted = _build(service, chosen.riders, chosen.trips)
+    for show in (_bytes_on_disk, _purposes, _children, _neighbourhood):
+        show(service)
+    _purge(service)
+    _evidence(service, planted, chosen.folder)
+    console.print(f"\nDone in {time.perf_counter() - started:.0f} s.")
+
+
+def _title(words: str) -> None:
+    console.print(f"\n[bold]{words}[/bold]")
+
+
+def _build(service: RideService, riders: int, trips: int) -> Planted:
+    _title(f"1. A ride service: {riders:,} riders, some of them children, and {trips:,} trips")
+    started = time.perf_counter()
+    with console.status("storing and sealing ..."):
+        planted = fill(service, riders, trips)
+    console.print(f"   stored in {time.perf_counter() - started:.0f} s: {service.database}")
+    return planted
+
+
+def _bytes_on_disk(service: RideService) -> None:
+    _title("2. The bytes on disk, as any other program sees them")
+    with closing(sqlite3.connect(service.database)) as connection:
+        row = connection.execute("SELECT email, name, home, country FROM riders WHERE id = 1").fetchone()
+    for field, stored in zip(("email", "name", "home", "country"), row, strict=True):
+        shown = f"{stored[:20].hex()}... ({len(stored)} bytes)" if isinstance(stored, bytes) else repr(stored)
+        console.print(f"   riders.{field:<8} {shown}")
+
+
+def _purposes(service: RideService) -> None:
+    _title("3. One row, read for different purposes")
+    with Session(service.engine) as session:
+        for purpose, field in (("pickup", "home"), ("demand_map", "home"), ("age_check", "born"), ("pickup", "email")):
+            with service.privacy.purpose(purpose):
+                _show(f"{purpose}: rider.{field}", lambda field=field: getattr(session.get(Rider, 1), field))
+        _show("no purpose: select(Rider.email)", lambda: session.scalars(select(Rider.email)).first())
+        with service.privacy.purpose("account"):
+            _show("account: SQL text", lambda: session.execute(text("SELECT email FROM riders")).first())
+
+
+def _show(question: str, answer: Callable[[], object]) -> None:
+    try:
+        shown = repr(answer())
+    except PrivkitError as refused:
+        shown = f"{type(refused).__name__}: {refused.what}"
+    console.print(f"   {question:<36} {shown}", soft_wrap=True)
+
+
+def _children(service: RideService) -> None:
+    _title("4. Children's rows are not selected without a parent's consent")
+    child = CHILD
+    with service.privacy.purpose("navigation"), Session(service.engine) as session:
+        trip = Trip(rider_id=child, start=GeoPoint(*CITY), finish=GeoPoint(*CITY))
+        session.add(trip)
+        _show(f"navigation: store a trip of {child}", session.flush)
+    with service.privacy.purpose("pickup"), Session(service.engine) as session:
+        everybody = session.scalar(select(func.count()).select_from(Rider.__table__))
+        console.print(f"   pickup sees {everybody:,} riders; rider {child}, a child: {session.get(Rider, child)}")
+    with Session(service.engine) as session:
+        rider = session.get(Rider, child)
+        service.privacy.consent.grant(
+            session, subject=rider, purposes={"pickup"}, guardian="guardian-17", method="signed_form"
+        )
+        session.commit()
+    with service.privacy.purpose("pickup"), Session(service.engine) as session:
+        seen = session.get(Rider, child)
+        console.print(f"   after a guardian's consent for pickup: {'selected' if seen else 'hidden'}")
+
+
+def _neighbourhood(service: RideService) -> None:
+    _title("5. A neighbourhood search on sealed coordinates")
+    centre = GeoPoint(*CITY)
+    with service.privacy.purpose("pickup"), Session(service.engine) as session:
+        started = time.perf_counter()
+        found = nearby(session, select(Rider.id), Rider.home, centre, metres=400)
+        spent = time.perf_counter() - started
+    console.print(f"   {len(found)} riders live within 400 m of the centre; found in {spent * 1000:.0f} ms")
+
+
+def _purge(service: RideService) -> None:
+    _title("6. What is due, and the purge that executes exactly this plan")
+    plan = service.privacy.plan(service.engine)
+    console.print(plan_table(plan))
+    console.print(f"   overdue before: {plan.due:,}")
+    run = purge_with_bar(console, service.privacy, service.engine, plan)
+    after = service.privacy.plan(service.engine)
+    console.print(f"   destroyed {run.done:,}; overdue after: {after.due:,}")
+
+
+def _evidence(service: RideService, planted: Planted, folder: Path) -> None:
+    _title("7. Evidence")
+    verified = service.privacy.verify_ledger(service.engine)
+    console.print(f"   ledger: {verified.count:,} lines, chain intact")
+    with service.engine.connect() as connection:
+        trips = connection.execute(select(func.count()).select_from(Trip.__table__)).scalar_one()
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    console.print(f"   trips that remain: {trips:,}")
+    needles = len(planted.texts) + 6 * len(planted.points)
+    console.print(f"   planted values found in the file: {found_in_files(service, planted)} of {needles} looked for")
+    report = folder / "report.html"
+    report.write_text(service.privacy.report(service.engine).html(), encoding="utf-8")
+    console.print(f"   the auditor's report: {report.resolve()}")
+
+
+if __name__ == "__main__":
+    main()
