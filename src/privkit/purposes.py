@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from privkit.clock import Clock, system_clock
 from privkit.errors import PurposeError
 from privkit.markers import Cell, Exact, Precision
 from privkit.policy import Keep, Policy
@@ -33,15 +34,35 @@ class Access:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scope:
-    """What one set of purposes lets through. ``internal`` is privkit's own work on its stored values."""
+    """What one set of purposes lets through. ``internal`` is privkit's own work on its stored values.
+
+    ``groups`` has the names of each nested block: of every group, at least one has to need a field.
+    """
 
     names: tuple[str, ...]
     fields: Mapping[str, Access]
     internal: bool = False
+    groups: tuple[tuple[str, ...], ...] = ()
+    clock: Clock = system_clock
+
+    def __post_init__(self) -> None:
+        if not self.groups:
+            object.__setattr__(self, "groups", (self.names,))
 
     def access(self, field_id: str) -> Access | None:
         """Return how ``field_id`` may be seen, or None when these purposes do not need it."""
         return _EVERYTHING if self.internal else self.fields.get(field_id)
+
+    def precision(self, needed: Mapping[str, Precision]) -> Precision | None:
+        """Return how exact a value that the purposes ``needed`` name may be seen, or None: not at all.
+
+        For fields outside the storage models, which ``fields`` does not list.
+        """
+        found: Precision | None = Exact()
+        for group in () if self.internal else self.groups:
+            named = [needed[name] for name in group if name in needed]
+            found = _coarser(found, min(named, key=_coarseness)) if named and found else None
+        return found
 
     def __str__(self) -> str:
         return " and ".join(repr(name) for name in self.names)
@@ -51,7 +72,9 @@ _EVERYTHING = Access(Exact(), (None,))
 INTERNAL = Scope(("privkit",), {}, internal=True)
 
 
-def scope_for(policy: Policy, rules: Iterable[FieldRule], names: tuple[str, ...]) -> Scope:
+def scope_for(
+    policy: Policy, rules: Iterable[FieldRule], names: tuple[str, ...], clock: Clock = system_clock
+) -> Scope:
     """Compute the scope of processing for all of ``names`` together: each field is needed by at least one.
 
     Raises PolicyError for a name the policy does not have, PurposeError for a prohibited one.
@@ -74,12 +97,12 @@ def scope_for(policy: Policy, rules: Iterable[FieldRule], names: tuple[str, ...]
                 min((term.precision for term in terms), key=_coarseness),
                 tuple(term.purpose.keep for term in terms),
             )
-    return Scope(names, fields)
+    return Scope(names, fields, clock=clock)
 
 
 def narrowed(outer: Scope | None, inner: Scope) -> Scope:
     """Return what both scopes allow: nested purposes never widen each other."""
-    if outer is None or outer.internal or outer.names == inner.names:
+    if outer is None or outer.internal or outer.groups == inner.groups:
         return inner
     fields = {}
     for field_id, access in inner.fields.items():
@@ -87,7 +110,9 @@ def narrowed(outer: Scope | None, inner: Scope) -> Scope:
         precision = other and _coarser(access.precision, other.precision)
         if other and precision:
             fields[field_id] = Access(precision, access.keeps)
-    return Scope((*outer.names, *(name for name in inner.names if name not in outer.names)), fields)
+    names = (*outer.names, *(name for name in inner.names if name not in outer.names))
+    groups = (*outer.groups, *(group for group in inner.groups if group not in outer.groups))
+    return Scope(names, fields, groups=groups, clock=inner.clock)
 
 
 def _coarseness(precision: Precision) -> int:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from tests.coverage.small import POLICY, models, privacy, privacy_of
 
 from privkit import Delete, NotPersonal, Personal, data_subject, events, expire_row, not_personal, owned_by
-from privkit.coverage import KINDS, Finding, Severity, check
+from privkit.coverage import KINDS, Finding, Severity, check, report
 from privkit.coverage.findings import worst_first
 
 DECLARED = sorted(code for code, kind in KINDS.items() if not kind.live)
@@ -126,8 +126,9 @@ def test_b01_a_naive_event_column_is_said_to_be_read_as_utc(tmp_path: Path) -> N
 
 def test_b22_a_not_null_column_that_always_ends_with_its_row_needs_no_suppression(tmp_path: Path) -> None:
     classes = models()
+    base: Any = classes["Base"]
 
-    class Note(classes["Base"]):  # type: ignore[misc]
+    class Note(base):
         __tablename__ = "notes"
         id: Mapped[Annotated[int, NotPersonal("row id")]] = mapped_column(primary_key=True)
         rider_id: Mapped[int] = mapped_column(ForeignKey("riders.id"))
@@ -189,3 +190,25 @@ def test_findings_come_worst_first_and_always_in_one_order(tmp_path: Path) -> No
 
 def test_codes_are_of_one_form_and_of_one_kind_each() -> None:
     assert all(code == kind.code and code.startswith("PK8") and len(code) == 5 for code, kind in KINDS.items())
+
+
+def test_inherited_tables_are_covered_through_their_base(tmp_path: Path) -> None:
+    classes = models()
+    rider: Any = classes["Rider"]
+
+    @not_personal("rank", because="a level that many have")
+    class Courier(rider):
+        __tablename__ = "couriers"
+        id: Mapped[int] = mapped_column(ForeignKey("riders.id"), primary_key=True)
+        rank: Mapped[int | None]
+        plate: Mapped[Annotated[str | None, Personal("user.unique_id", purposes={"account"})]]
+
+    @not_personal("shift", because="one of three")
+    class Walker(rider):
+        shift: Mapped[int | None]
+
+    guard = privacy(tmp_path, classes=classes).guard
+    assert [] == check(guard)
+    couriers = next(table for table in report(guard).tables if table.name == "couriers")
+    assert "deduced: couriers -> riders by inheritance" == str(couriers.owner)
+    assert Walker.__table__ is rider.__table__

@@ -1,15 +1,17 @@
 """A scan counts what a database holds beside the models, on SQLite and on PostgreSQL."""
 
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
-from sqlalchemy import Engine, create_engine
-from tests.coverage.small import NOW, fill, models, privacy
+from sqlalchemy import Engine, MetaData, create_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from tests.coverage.small import NOW, POLICY, fill, models, privacy, privacy_of
 from tests.databases import raw_rows
 
+from privkit import Personal, data_subject, events, not_personal
 from privkit.coverage import KINDS, Finding, Severity, check, report
 from privkit.coverage.live import TOLERANCE, Stored
 from privkit.coverage.proof import Evidence
@@ -224,3 +226,29 @@ def test_without_the_owners_table_envelopes_are_counted_and_nothing_is_proven(th
     there.sql("DROP TABLE riders")
     known = evidence(there.report(), "trips", "start")
     assert ("live", "live; 3 of 3 values are envelopes") == (known.level, str(known))
+
+
+def test_a_schema_and_a_naming_convention_are_followed(tmp_path: Path, pg_url: str) -> None:
+    class Base(DeclarativeBase):
+        metadata = MetaData(naming_convention={"ck": "ck_%(table_name)s_%(constraint_name)s"})
+
+    @data_subject
+    @events(account_closed="closed_at", trip_ended="closed_at")
+    @not_personal("id", "closed_at", because="row id and event time")
+    class Sailor(Base):
+        __tablename__ = "sailors"
+        __table_args__ = {"schema": "rides"}
+        id: Mapped[int] = mapped_column(primary_key=True)
+        email: Mapped[
+            Annotated[str | None, Personal("user.contact.email", purposes={"account", "navigation"}, seal=True)]
+        ]
+        closed_at: Mapped[datetime | None]
+
+    text = POLICY.format(packs="gdpr", naive="naive_datetimes: UTC", purposes="")
+    service, engine = privacy_of(tmp_path, text, Sailor), create_engine(pg_url)
+    raw_rows(pg_url, "CREATE SCHEMA rides")
+    Base.metadata.create_all(engine)
+    assert [] == check(service.guard, engine)
+    raw_rows(pg_url, "CREATE TABLE rides.crew (id INTEGER)")
+    assert ["rides.crew"] == [finding.where for finding in check(service.guard, engine)]
+    engine.dispose()

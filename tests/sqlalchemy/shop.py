@@ -49,6 +49,7 @@ from privkit import (
     NotPersonal,
     Personal,
     Privacy,
+    Year,
     data_subject,
     events,
     expire_row,
@@ -94,6 +95,7 @@ def plain(category: str = "user.name", **more: Any) -> Personal:
     return Personal(category, purposes={"care"}, seal=False, **more)
 
 
+NAMED_ON = Personal("user.name", purposes={"care": Exact(), "rough": Year()}, seal=False)
 ANSWER = Personal("user.behavior", purposes={"survey"}, seal=False)
 HOME = Location(purposes={"care": Exact(), "rough": Cell(7)}, search=Nearby(8))
 
@@ -124,7 +126,7 @@ class Person(Base):
     shoe: Mapped[Annotated[int | None, plain()]]
     ratio: Mapped[Annotated[float | None, plain()]]
     price: Mapped[Annotated[Decimal | None, plain()]] = mapped_column(Numeric(12, 3))
-    named_on: Mapped[Annotated[date | None, plain()]]
+    named_on: Mapped[Annotated[date | None, NAMED_ON]]
     joined_at: Mapped[Annotated[datetime | None, plain()]]
     humour: Mapped[Annotated[Mood | None, plain()]]
     badge: Mapped[Annotated[uuid.UUID | None, plain()]]

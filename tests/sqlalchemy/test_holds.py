@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-from sqlalchemy import ForeignKey, Table, create_engine, not_, select
+from sqlalchemy import ForeignKey, Table, create_engine, delete, not_, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tests.databases import raw_rows
 from tests.sqlalchemy.rides import POLICY, START, Clock, Rider, RideService, Trip, rider
@@ -104,6 +104,16 @@ def test_an_alias_is_held_as_its_table_is(service: RideService) -> None:
     found = holds.held(service.guard, Trip.__table__, alias, service.guard.now)  # type: ignore[arg-type]
     with purposes.internally(), service.engine.connect() as connection:
         assert {3, 4} == set(connection.execute(select(alias.c.id).where(found)).scalars())
+
+
+def test_a_delete_spares_what_is_held(service: RideService) -> None:
+    place(service, subject=key_of(service, 3))
+    place(service, subject=key_of(service, 1), table="trips")
+    table: Any = Trip.__table__
+    with purposes.internally(), service.engine.begin() as connection:
+        free = not_(holds.held(service.guard, table, table, service.guard.now))
+        assert 1 == connection.execute(delete(table).where(free)).rowcount
+        assert {1, 3, 4} == set(connection.execute(select(table.c.id)).scalars())
 
 
 @pytest.mark.parametrize("zone", [UTC, timezone(timedelta(hours=9)), timezone(timedelta(hours=-11, minutes=-30))])

@@ -158,7 +158,7 @@ def test_a_writer_waits_for_the_line_of_an_open_transaction(service: RideService
     with ThreadPoolExecutor(1) as pool:
         with service.engine.begin() as connection:
             ledger.append(connection, service.guard, "batch", {"writer": 1})
-            event.listen(service.engine, "before_cursor_execute", lambda *call: begun.set())
+            event.listen(service.engine, "before_cursor_execute", lambda *_: begun.set())
             second = pool.submit(append, service, 1)
             assert begun.wait(timeout=30)
         second.result()

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Date, FromClause, Table, and_, bindparam, 
 from privkit.consent.age import cautious_today, known, reached_on
 from privkit.deidentify.precision import written_date
 from privkit.errors import InvalidValue
-from privkit.sqlalchemy.guard import Guard, Protected
+from privkit.sqlalchemy.guard import Guard, Protected, own_alias
 from privkit.sqlalchemy.mapping import ADULT_COLUMN, KEY_COLUMN
 from privkit.sqlalchemy.ownership import hop
 from privkit.sqlalchemy.tables import CONSENT
@@ -82,9 +82,9 @@ def _through(
     step = hop(guard, table)
     if step is None:
         return condition(at)
-    remote = step.target.alias()
+    remote = own_alias(step.target)
     inner = _through(guard, step.target, remote, condition)
-    return exists(select(1).select_from(remote).where(step.joins(at, remote), inner).correlate(at))
+    return exists(select(1).select_from(remote).where(step.joins(at, remote), inner).correlate_except(remote))
 
 
 def _allowed(
@@ -100,13 +100,13 @@ def _allowed(
 
 def _given(consent: Table, row: FromClause, purpose: str) -> ColumnElement[bool]:
     """The latest event for a purpose is a grant. The sequence number orders events, not the clock."""
-    latest, other = consent.alias(), consent.alias()
+    latest, other = consent.alias("privkit_latest"), consent.alias("privkit_other")
     newest = (
         select(func.max(other.c.seq))
         .where(other.c.subject == row.c[KEY_COLUMN], other.c.purpose == purpose)
-        .correlate(row)
+        .correlate_except(other)
         .scalar_subquery()
     )
     return exists(
-        select(1).select_from(latest).where(latest.c.seq == newest, latest.c.event == "given").correlate(row)
+        select(1).select_from(latest).where(latest.c.seq == newest, latest.c.event == "given").correlate_except(latest)
     )

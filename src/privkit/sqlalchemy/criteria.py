@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from sqlalchemy import ColumnElement, FromClause, Select, Table, and_, inspect, not_, or_
+from sqlalchemy import Boolean, Column, ColumnElement, FromClause, Select, Table, and_, inspect, not_, or_
 from sqlalchemy.orm import Mapper, ORMExecuteState, defaultload, defer, with_loader_criteria
 from sqlalchemy.orm.util import AliasedInsp
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql import visitors
+from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.selectable import Alias, CompoundSelect, Join
+from sqlalchemy.sql.visitors import InternalTraversal
 
 from privkit import purposes
 from privkit.consent.age import cautious_today
 from privkit.errors import StatementRefused
-from privkit.sqlalchemy import children
+from privkit.sqlalchemy import children, textual
+from privkit.sqlalchemy.facts import CRITERION
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.visibility import row_expired
-
-VISIBLE = "privkit_visible"
-"""Execution option of a statement to which the criteria for hidden rows were added; its value is ``ADDED``."""
-
-ADDED = object()
 
 _MAX_JOIN_DEPTH = 3
 
@@ -37,7 +39,39 @@ def row_visible(guard: Guard, table: Table, at: FromClause, scope: purposes.Scop
         consented = children.with_consent(guard, table, at, scope.names, lambda: cautious_today(guard.now()))
         if consented is not None:
             conditions.append(consented)
-    return and_(*conditions) if conditions else None
+    return and_(Mark(table.name), *conditions) if conditions else None
+
+
+class Mark(ColumnElement[bool]):
+    """Stands in the criteria of a table and is counted when they are compiled; in SQL it is only true."""
+
+    inherit_cache = True
+    _is_implicitly_boolean = True
+    _traverse_internals = [("name", InternalTraversal.dp_string)]  # noqa: RUF012
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.type = Boolean()
+
+
+@compiles(Mark)
+def _compile_mark(mark: Mark, compiler: Any, **_: Any) -> str:
+    compiler.__dict__.setdefault(_MARKS, Counter())[mark.name] += 1
+    return "1 = 1"
+
+
+_MARKS = "privkit_marks"
+_bare: WeakKeyDictionary[SQLCompiler, frozenset[str]] = WeakKeyDictionary()
+
+
+def bare_tables(guard: Guard, compiled: SQLCompiler) -> frozenset[Table]:
+    """Return the protected tables that stand somewhere in a compiled statement without criteria beside them."""
+    names = _bare.get(compiled)
+    if names is None:
+        standing = textual.sources(str(compiled), compiled.dialect)
+        marks = compiled.__dict__.get(_MARKS, {})
+        names = _bare[compiled] = frozenset(name for name, count in standing.items() if count > marks.get(name, 0))
+    return frozenset(table for table in guard.tables if table.name.lower() in names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +95,22 @@ def _build(guard: Guard, scope: purposes.Scope | None) -> Criteria:
     conditions = {table: row_visible(guard, table, table, scope) for table in guard.tables}
     hiding = {table: condition for table, condition in conditions.items() if condition is not None}
     options = (
-        with_loader_criteria(
-            guard.tables[table].mapper.class_, condition, include_aliases=True, propagate_to_loaders=False
-        )
+        with_loader_criteria(guard.tables[table].mapper.class_, _of_entity(guard, table, condition), include_aliases=True)
         for table, condition in hiding.items()
     )
     return Criteria(tuple(options), frozenset(hiding))
+
+
+def _of_entity(guard: Guard, table: Table, condition: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Name the columns of ``table`` as the entity's, which is what a joined eager load adapts to its alias."""
+    mapper = guard.tables[table].mapper
+    entity = {"parententity": mapper, "parentmapper": mapper}
+
+    def replace(element: Any, **_: Any) -> Any:
+        return element._annotate(entity) if isinstance(element, Column) and element.table is table else None
+
+    found: ColumnElement[bool] = visitors.replacement_traverse(condition, {}, replace)
+    return found
 
 
 def do_orm_execute(guard: Guard, state: ORMExecuteState) -> None:
@@ -78,20 +122,41 @@ def do_orm_execute(guard: Guard, state: ORMExecuteState) -> None:
     if not (state.is_select or state.is_update or state.is_delete) or not hasattr(statement, "options"):
         return
     path = state.loader_strategy_path
-    state.statement = _with_options(guard, scope, statement, tuple(path.path) if path is not None else ())
-    if isinstance(statement, Select | CompoundSelect) or not state.is_select:
-        state.update_execution_options(**{VISIBLE: ADDED})
+    statement = _with_options(guard, scope, statement, tuple(path.path) if path is not None else ())
+    state.statement = _refreshing(guard, scope, statement, state) if state.is_column_load else statement
+
+
+def _refreshing(guard: Guard, scope: purposes.Scope | None, statement: Any, state: ORMExecuteState) -> Any:
+    """A refresh of a loaded object takes no loader criteria, but a row may have been hidden since."""
+    for mapper in state.all_mappers:
+        table = mapper.local_table
+        if isinstance(table, Table) and table in criteria_for(guard, scope).tables:
+            condition = row_visible(guard, table, table, scope)
+            assert condition is not None
+            statement = statement.where(condition._annotate({CRITERION: True}))
+    return statement
 
 
 def _with_options(guard: Guard, scope: purposes.Scope | None, statement: Any, path: tuple[Any, ...]) -> Any:
+    statement = _without_earlier_criteria(guard, statement)
     if isinstance(statement, CompoundSelect):
-        copy = statement._generate()
-        copy.selects = [_with_options(guard, scope, each, path) for each in statement.selects]
-        return copy
+        statement = statement._generate()
+        statement.selects = [each.options(*_deferrals(guard, scope, each, path)) for each in statement.selects]
     added = criteria_for(guard, scope).options
     if isinstance(statement, Select):
         added += tuple(_deferrals(guard, scope, statement, path))
     return statement.options(*added) if added else statement
+
+
+def _without_earlier_criteria(guard: Guard, statement: Any) -> Any:
+    """A relationship load inherits the criteria of the statement that loaded its parent, perhaps for another purpose."""
+    ours = {id(option) for criteria in guard.criteria.values() for option in criteria.options}
+    kept = tuple(option for option in statement._with_options if id(option) not in ours)
+    if len(kept) == len(statement._with_options):
+        return statement
+    copy = statement._generate()
+    copy._with_options = kept
+    return copy
 
 
 def _deferrals(
@@ -160,29 +225,33 @@ def _deferred(
 def visible(guard: Guard, statement: Select[Any]) -> Select[Any]:
     """Add the criteria to a Core SELECT whose FROM is made of tables and aliases. Raises StatementRefused otherwise."""
     scope = purposes.current()
-    for source in statement.get_final_froms():
-        for at in _members(source):
-            table = at.element if isinstance(at, Alias) else at
-            if isinstance(table, Table) and table in guard.tables:
-                condition = row_visible(guard, table, at, scope)
-                if condition is not None:
-                    statement = statement.where(condition)
-    return statement.execution_options(**{VISIBLE: ADDED})
+    hidden = criteria_for(guard, scope).tables
+    members = [at for source in statement.get_final_froms() for at in _members(source)]
+    if sum(isinstance(element, Select) for element in visitors.iterate(statement)) > 1:
+        raise _out_of_reach("a subquery", "Apply it to the inner select() first.")
+    for at in members:
+        table = at.element if isinstance(at, Alias) else at
+        condition = row_visible(guard, table, at, scope) if isinstance(table, Table) and table in hidden else None
+        if condition is not None:
+            statement = statement.where(condition)
+    return statement
 
 
 def _members(source: FromClause) -> Iterator[FromClause]:
     if isinstance(source, Join):
         if source.isouter or source.full:
-            raise StatementRefused(
-                "visible() cannot add criteria to an outer join.",
-                "They would turn it into an inner join.",
-                "Use ORM entities and session.execute(), which adds them to the join itself.",
-            )
+            raise _out_of_reach("an outer join", "Use ORM entities and session.execute(), which add them to the join.")
         yield from _members(source.left)
         yield from _members(source.right)
     elif isinstance(source, Table | Alias):
         yield source
     else:
-        raise StatementRefused(
-            "visible() cannot see into a subquery.", "", "Apply it to the inner select() before .subquery()."
-        )
+        raise _out_of_reach("a subquery", "Apply it to the inner select() before .subquery().")
+
+
+def _out_of_reach(where: str, fix: str) -> StatementRefused:
+    return StatementRefused(
+        f"The criteria for hidden rows cannot be added to {where} of a Core statement.",
+        "Expired rows, or those of children without consent, would be selected.",
+        fix,
+    )

@@ -10,7 +10,7 @@ from sqlalchemy.types import TypeEngine
 
 from privkit.errors import MappingError, StatementRefused
 from privkit.markers import Latest
-from privkit.sqlalchemy.guard import Guard, Protected
+from privkit.sqlalchemy.guard import Guard, Protected, own_alias
 from privkit.sqlalchemy.types import plain_type
 
 MINIMUM, MAXIMUM = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
@@ -37,7 +37,7 @@ def _related(each: Protected, at: FromClause, event: str, head: str, rest: str, 
     target = relationship.mapper
     if relationship.secondary is not None or rest not in target.columns or relationship.uselist is not latest:
         raise _unknown(each, event, f"{head}.{rest}")
-    remote = target.local_table.alias()
+    remote = own_alias(target.local_table)
     column = remote.c[target.columns[rest].key]
     pairs = relationship.local_remote_pairs or ()
     kind = plain_type(column)
@@ -45,7 +45,7 @@ def _related(each: Protected, at: FromClause, event: str, head: str, rest: str, 
     query = select(chosen)
     for local, theirs in pairs:
         query = query.where(remote.c[theirs.key] == _at(at, local, each.table))  # type: ignore[arg-type]
-    return query.correlate(at).scalar_subquery()
+    return query.correlate_except(remote).scalar_subquery()
 
 
 def _at(at: FromClause, column: Any, table: Table) -> ColumnElement[Any]:

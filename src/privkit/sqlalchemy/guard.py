@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Table
+from sqlalchemy import Alias, Table
 from sqlalchemy.orm import Mapper
 
 from privkit import purposes
@@ -41,6 +41,15 @@ class Protected:
         """The table that the class itself is mapped to."""
         assert isinstance(self.mapper.local_table, Table)
         return self.mapper.local_table
+
+
+OWN_ALIAS = "privkit_"
+"""How the aliases of tables begin that privkit itself joins to a statement, to look up owners, events and consent."""
+
+
+def own_alias(table: Table) -> Alias:
+    """Return an alias of ``table`` for a subquery of privkit's own."""
+    return table.alias(f"{OWN_ALIAS}{table.name}")
 
 
 class Memory(dict[Any, Any]):

@@ -39,18 +39,21 @@ def before_execute(
     guard = guard_of(connection.dialect)
     assert guard is not None
     if isinstance(statement, Select):
-        return _core_select(guard, statement, execution_options), many, one
+        return _core_select(guard, statement), many, one
     return write_gate.before_execute(guard, connection, statement, many, one)
 
 
-def _core_select(guard: Guard, statement: Select[Any], execution_options: Any) -> Select[Any]:
+def _core_select(guard: Guard, statement: Select[Any]) -> Select[Any]:
     scope = purposes.current()
-    if scope is None or scope.internal or execution_options.get(criteria.VISIBLE) is criteria.ADDED:
+    if scope is not None and scope.internal:
         return statement
     if statement._propagate_attrs.get("compile_state_plugin") == "orm":
         return statement  # the gate refuses it, if rows are to be hidden: no session hook has seen it
     hidden = criteria.criteria_for(guard, scope).tables
-    if hidden and any(each in hidden for each in visitors.iterate(statement) if isinstance(each, Table)):
+    elements = list(visitors.iterate(statement)) if hidden else []
+    if any(isinstance(each, criteria.Mark) for each in elements):
+        return statement
+    if any(each in hidden for each in elements if isinstance(each, Table)):
         return criteria.visible(guard, statement)
     return statement
 

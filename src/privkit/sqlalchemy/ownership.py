@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Column, ColumnElement, FromClause, Table, and_, select
 
 from privkit.errors import MappingError, StatementRefused
-from privkit.sqlalchemy.guard import Guard, Protected
+from privkit.sqlalchemy.guard import Guard, Protected, own_alias
 from privkit.sqlalchemy.mapping import KEY_COLUMN
 
 
@@ -83,9 +83,9 @@ def owner_key(guard: Guard, table: Table, at: FromClause) -> ColumnElement[Any]:
         step = hop(guard, table)
         if step is None:
             return at.c[KEY_COLUMN]
-        remote = step.target.alias()
+        remote = own_alias(step.target)
         inner = owner_key(guard, step.target, remote)
-        return select(inner).where(step.joins(at, remote)).correlate(at).scalar_subquery()
+        return select(inner).where(step.joins(at, remote)).correlate_except(remote).scalar_subquery()
     except KeyError as missing:
         raise StatementRefused(
             f"A subquery over {table.name} left out {missing}, by which the owner of a sealed value is checked.",

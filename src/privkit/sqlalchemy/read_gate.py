@@ -31,13 +31,8 @@ def before_cursor_execute(guard: Guard, connection: Connection, statement: str, 
         textual.check(guard, connection.dialect, statement)
     if facts.personal:
         check(guard, facts, scope)
-        if not _criteria_added(context):
-            _check_rows(guard, facts, scope)
-
-
-def _criteria_added(context: Any) -> bool:
-    options = (context.execution_options, context.invoked_statement._execution_options)
-    return any(each.get(criteria.VISIBLE) is criteria.ADDED for each in options)
+    if not (compiled.isinsert or compiled.isupdate or compiled.isdelete or facts.textual):
+        _check_rows(guard, compiled, scope)
 
 
 def check(guard: Guard, facts: Facts, scope: purposes.Scope | None) -> None:
@@ -59,12 +54,13 @@ def check(guard: Guard, facts: Facts, scope: purposes.Scope | None) -> None:
             )
 
 
-def _check_rows(guard: Guard, facts: Facts, scope: purposes.Scope | None) -> None:
-    for table in facts.tables & criteria.criteria_for(guard, scope).tables:
+def _check_rows(guard: Guard, compiled: SQLCompiler, scope: purposes.Scope | None) -> None:
+    """Every place where a table with hidden rows stands in the statement must have its criteria beside it."""
+    for table in criteria.criteria_for(guard, scope).tables & criteria.bare_tables(guard, compiled):
         raise StatementRefused(
             f"{table.name} has rows that this statement must not see, and it arrived without the criteria.",
             "Expired rows, or those of children without consent, would be selected.",
-            "Run it with session.execute(select(Model)), or wrap it: privacy.visible(statement).",
+            "Run it with session.execute(select(Model)); replace any()/has() by a join or in_(select(...)).",
             table=table.name,
         )
 

@@ -23,7 +23,7 @@ from privkit.location import GeoPoint, cell_int
 from privkit.markers import Nearby
 from privkit.sqlalchemy import children, keystore
 from privkit.sqlalchemy.attributes import not_needed
-from privkit.sqlalchemy.guard import Guard
+from privkit.sqlalchemy.guard import Guard, own_alias
 from privkit.sqlalchemy.mapping import KEY_COLUMN
 from privkit.sqlalchemy.ownership import hop, owner_key
 from privkit.sqlalchemy.types import Guarded, IndexHash, Sealed, field_of, guarded_columns
@@ -208,7 +208,7 @@ def _owners_of_new_rows(
     local = [ours for ours, _ in step.pairs]
     wanted = [tuple(row.get(name) for name in local) for row in parameters]
     known = {owner for owner in wanted if None not in owner}
-    remote = step.target.alias()
+    remote = own_alias(step.target)
     columns = [remote.c[theirs] for _, theirs in step.pairs]
     key_ids: dict[tuple[Any, ...], bytes] = {}
     for chunk in _chunks(sorted(known, key=repr)):

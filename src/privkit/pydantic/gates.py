@@ -1,0 +1,153 @@
+"""One gate for each personal field of a model: what comes in, what goes out, and at which precision."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any, NoReturn, get_args, get_origin
+from uuid import UUID
+
+from pydantic_core import (
+    PydanticSerializationError,
+    PydanticSerializationUnexpectedValue,
+    PydanticUndefined,
+    PydanticUseDefault,
+)
+
+from privkit import purposes
+from privkit.catalog import Field
+from privkit.clock import instant
+from privkit.consent.age import cautious_today
+from privkit.errors import InvalidValue, PrivkitError, PurposeError
+from privkit.location import GeoPoint
+from privkit.markers import Exact, Precision
+from privkit.purposes import Scope
+from privkit.pydantic.coarse import coarsened, is_coarse
+
+_PLAIN = (str, bytes, bool, int, float, Decimal, UUID, date, datetime, time, timedelta, GeoPoint)
+_CACHE = 256
+
+_refusal: ContextVar[PrivkitError | None] = ContextVar("privkit_pydantic_refusal", default=None)
+
+
+class Gate:
+    """The gate of one field. ``required``: the field has no default. ``refuse``: an unneeded value is an error."""
+
+    __slots__ = ("_precisions", "field", "refuse", "required")
+
+    def __init__(self, field: Field, required: bool, refuse: bool) -> None:
+        self.field, self.required, self.refuse = field, required, refuse
+        self._precisions: dict[tuple[tuple[str, ...], ...], Precision | None] = {}
+
+    def precision(self, scope: Scope | None) -> Precision | None:
+        """Return how exact a value ``scope`` may see, or None: not at all."""
+        if scope is None or scope.internal:
+            return Exact() if scope else None
+        if scope.groups not in self._precisions:
+            if len(self._precisions) >= _CACHE:
+                self._precisions.clear()
+            self._precisions[scope.groups] = scope.precision(self.field.purposes)
+        return self._precisions[scope.groups]
+
+    def refusal(self, scope: Scope | None) -> PurposeError | None:
+        """Return the error for a value that ``scope`` does not need, or None where it may be dropped."""
+        droppable = scope is not None and not self.refuse and not self.required
+        return None if droppable else not_needed(self.field, scope)
+
+    def validate(self, value: Any, handler: Any) -> Any:
+        """Let a value in, or drop or refuse it before any validator of the field sees it."""
+        scope = purposes.current()
+        precision = self.precision(scope)
+        if precision is None:
+            raise self.refusal(scope) or PydanticUseDefault()
+        if not isinstance(precision, Exact) and is_coarse(precision, value):
+            return value
+        return handler(value)
+
+    def serialize(self, value: Any, handler: Any) -> Any:
+        """Let a value out at the precision of the purpose."""
+        scope = purposes.current()
+        precision = self.precision(scope)
+        if scope is None or precision is None:
+            stop(not_needed(self.field, scope))
+        if not isinstance(precision, Exact):
+            return self._coarsened(precision, value, scope)
+        if not _fits(self.field.python_type, value):
+            return value  # the handler would warn, and print it
+        try:
+            return handler(value)
+        except PydanticSerializationUnexpectedValue:
+            unexpected = True
+        except Exception as error:
+            unexpected, refused = False, refusal_of(error)
+        if unexpected:
+            raise PydanticSerializationUnexpectedValue(f"{self.field} does not hold a value of its declared type.")
+        stop(refused or unserialisable(str(self.field)))
+
+    def _coarsened(self, precision: Precision, value: Any, scope: Scope) -> Any:
+        try:
+            return coarsened(precision, value, lambda: cautious_today(instant(scope.clock)))
+        except PrivkitError as error:
+            refused = type(error)(f"{self.field}: {error.what}", error.why, error.fix, field=self.field.id)
+        stop(refused)
+
+    def held(self, values: dict[str, Any], fields_set: set[str], default: Any) -> bool:
+        """Return whether an instance holds a value that did not come from the default (undefined: a factory's)."""
+        name = self.field.name
+        if name not in values or name in fields_set:
+            return name in values
+        value = values[name]
+        return bool(value) if default is PydanticUndefined else value is not None and value != default
+
+
+def not_needed(field: Field, scope: Scope | None) -> PurposeError:
+    """Build the error for a field that the current purpose, or its absence, does not let through."""
+    allowed = sorted(field.purposes)
+    if scope is None:
+        return PurposeError(
+            f"{field} is personal data and no purpose is set.",
+            "Personal data is collected and handed out for a purpose only.",
+            f"Wrap it:  with privacy.purpose({allowed[0] if allowed else '...'!r}): ...   "
+            f"(allowed: {', '.join(allowed)})",
+            field=field.id,
+            allowed=allowed,
+        )
+    return PurposeError(
+        f"{field} is not needed for {scope}.",
+        f"Its marker names these purposes: {', '.join(allowed)}.",
+        'Leave it out, work under one of them, or give the field a default and its model unneeded="drop".',
+        field=field.id,
+        purpose=scope.names,
+        allowed=allowed,
+    )
+
+
+def unserialisable(name: str) -> InvalidValue:
+    """Build the error for a serializer that failed."""
+    return InvalidValue(
+        f"{name} could not be serialised.",
+        "The message of its serializer is not shown: it may quote a value.",
+        "Serialise a made-up value to see what goes wrong.",
+    )
+
+
+def stop(error: PrivkitError) -> NoReturn:
+    """Raise ``error`` in the one form that pydantic hands on as it is, and keep it for ``refusal_of``."""
+    _refusal.set(error)
+    raise PydanticSerializationError(str(error))
+
+
+def refusal_of(error: Exception) -> PrivkitError | None:
+    """Return the error that ``stop`` raised, where ``error`` is what pydantic made of it."""
+    kept = _refusal.get()
+    return kept if kept is not None and str(kept) in str(error) else None
+
+
+def _fits(kind: Any, value: Any) -> bool:
+    """Whether a value has the type that was declared. True where that is not for us to say."""
+    if value is None or kind in _PLAIN:
+        return value is None or isinstance(value, kind)
+    if get_origin(kind) is list and get_args(kind):
+        return isinstance(value, list) and all(_fits(get_args(kind)[0], each) for each in value)
+    return True
