@@ -36,6 +36,7 @@ from sqlalchemy.orm import (
     mapped_column,
     relationship,
 )
+from tests.databases import raw_rows
 
 from privkit import (
     Cell,
@@ -56,7 +57,6 @@ from privkit import (
     not_personal,
     owned_by,
 )
-from tests.databases import raw_rows
 
 POLICY = """\
 privkit: 1

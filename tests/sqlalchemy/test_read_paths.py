@@ -493,7 +493,7 @@ def populated_again(s: Session) -> Any:
 
 @reads(NOTES)
 def yielded(s: Session) -> Any:
-    return notes(s.scalars(select(Person).execution_options(yield_per=2)))
+    return notes(s.scalars(select(Person).execution_options(yield_per=2)).all())
 
 
 @reads(NOTES)
@@ -982,7 +982,8 @@ def distinct_rows(s: Session, down: bool) -> Any:
     return rows(s.execute(select(func.count()).select_from(inner)))
 
 
-CONDITIONS = ("allowed", "denied", "no purpose", "expired")
+CONDITIONS = ALL = ("allowed", "denied", "no purpose", "expired")
+NOT_ALLOWED = ALL[1:]
 
 
 def under(shop: Shop, condition: str) -> AbstractContextManager[Any]:
@@ -993,10 +994,69 @@ def under(shop: Shop, condition: str) -> AbstractContextManager[Any]:
     return shop.privacy.purpose("survey" if condition == "denied" else "care")
 
 
-REFUSED: dict[str, str] = {}
+REFUSED: dict[str, str] = {
+    "cast_to_text": "wrap the field in current()",
+    "concatenated": "wrap the field in current()",
+    "count_of_a_column": "wrap the field in current()",
+    "function": "wrap the field in current()",
+    "greatest": "wrap the field in current()",
+    "type_coerced": "wrap the field in current()",
+    "json_path": "wrap the field in current()",
+    "row_number": "wrap the field in current()",
+    "order_by": "wrap the field in current()",
+    "order_by_function": "wrap the field in current()",
+    "order_by_an_owners_field": "wrap the field in current()",
+    "order_by_collation": "wrap the field in current()",
+    "order_by_a_window": "wrap the field in current()",
+    "group_by": "wrap the field in current()",
+    "group_by_part": "wrap the field in current()",
+    "a_function_in_where": "wrap the field in current()",
+    "a_having": "wrap the field in current()",
+    "a_join_condition": "wrap the field in current()",
+    "a_json_path_in_where": "wrap the field in current()",
+    "distinct_rows": "wrap the field in current()",
+    "literal_column_in_where": "use the attribute",
+    "order_by_text": "use the attribute",
+    "order_by_position": "use the label",
+    "sealed_in_a_tuple": "compare each column",
+    "order_by_sealed_bytes": "ciphertext has no order",
+    "subquery_of_columns": "select the event and the key too, or the entity",
+}
 """Forms that are refused even where the purpose needs the field, and what to write instead."""
 
-BUGS: dict[tuple[str, str], str] = {}  # FILL
+_KNOWN = {
+    "a_bare_column_of_the_table": ("ALL", "a table or column that is only named, not mapped, is not recognised as personal"),
+    "a_bare_table": ("ALL", "a table or column that is only named, not mapped, is not recognised as personal"),
+    "a_table_reflected_elsewhere": ("ALL", "a table or column that is only named, not mapped, is not recognised as personal"),
+    "a_bare_column_in_where": ("NOT_ALLOWED", "a table or column that is only named, not mapped, is not recognised as personal"),
+    "order_by_bare_column": ("NOT_ALLOWED", "a table or column that is only named, not mapped, is not recognised as personal"),
+    "a_view_as_a_table": ("ALL", "a view over a protected table is not known"),
+    "text_over_a_view": ("ALL", "a view over a protected table is not known"),
+    "a_literal_star": (ALL, "literal_column(*) counts as naming no column"),
+    "a_literal_star_of_an_entity": ("ALL", "AttributeError: the session hook adds options to a statement without entities"),
+    "a_prefix": ("ALL", "prefixes, suffixes and hints are not walked as text"),
+    "a_suffix": ("ALL", "prefixes, suffixes and hints are not walked as text"),
+    "a_statement_hint": ("ALL", "prefixes, suffixes and hints are not walked as text"),
+    "an_operator_of_ones_own": ("ALL", "the text of a custom operator is not judged"),
+    "order_by_name": ("NOT_ALLOWED", "a name in order_by or group_by is resolved by the compiler, after the walk"),
+    "group_by_name": ("NOT_ALLOWED", "a name in order_by or group_by is resolved by the compiler, after the walk"),
+    "by_the_index_column": (("expired",), "the search index itself does not expire"),
+    "index_in_a_tuple": (("expired",), "the search index itself does not expire"),
+    "a_subquery_with_a_forged_event": (("allowed", "expired"), "any expression labelled as the event column is taken for it"),
+    "a_union_that_begins_with_a_literal": (("allowed",), "ciphertext is returned: the first arm's type opens nothing"),
+    "loaded_only": (("denied', 'no purpose'), "InvalidRequestError: the hook's defer() meets the statement's own undefer()"),
+    "undeferred": (("denied', 'no purpose'), "InvalidRequestError: the hook's defer() meets the statement's own undefer()"),
+    "update_returning": (("allowed",), "SearchError: SQLAlchemy's own look-up of a column compares with =="),
+    "delete_returning": (("allowed",), "SearchError: SQLAlchemy's own look-up of a column compares with =="),
+    "bundle": (("allowed",), "a column inside a Bundle counts as computed with"),
+    "between": (("allowed",), "the operator is not covered with the expiry condition"),
+    "a_boolean": (("allowed",), "the operator is not covered with the expiry condition"),
+    "reversed_equal": (("allowed",), "the operator is not covered with the expiry condition"),
+    "sealed_is_not_null": (("allowed",), "IS NULL of a sealed field is not covered with the expiry condition"),
+    "correlated_subquery": (("allowed",), "a scalar subquery of one personal column is refused"),
+    "from_a_core_statement": (("allowed",), "columns of a Core SELECT in from_statement() count as computed with"),
+}
+BUGS = {(name, condition): why for name, (conditions, why) in _KNOWN.items() for condition in conditions}
 """Known faults: (form, condition) and the reason."""
 
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import (
+    MetaData,
+    Table,
     bindparam,
-    delete,
+    column,
     exists,
     func,
     insert,
@@ -18,6 +25,7 @@ from sqlalchemy import (
     literal_column,
     null,
     select,
+    table,
     text,
     type_coerce,
     update,
@@ -25,8 +33,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, aliased
-
-from privkit.errors import PrivkitError
+from tests.databases import raw_rows
 from tests.sqlalchemy.shop import (
     LEFTOVERS,
     PLAIN,
@@ -43,10 +50,11 @@ from tests.sqlalchemy.shop import (
     Shop,
     Staff,
     Visit,
-    guests,
     open_async,
     open_shop,
 )
+
+from privkit.errors import PrivkitError
 
 TABLES = ("people", "orders", "lines", "visits", "staff", "doctors", "contacts", "cards", "guests")
 Write = Callable[[Shop, Session], Any]
@@ -212,6 +220,15 @@ def core_update_executemany(_: Shop, session: Session) -> None:
     table = Person.__table__
     where = update(table).where(table.c.id == bindparam("who"))
     session.connection().execute(where, [{"who": each} | PLANTED | PLAIN for each in (7, 8)])
+
+
+@works
+def core_update_with_named_binds(_: Shop, session: Session) -> None:
+    session.add(Person(id=7))
+    session.commit()
+    table, given = Person.__table__, PLANTED | PLAIN
+    changed = update(table).where(table.c.id == bindparam("who")).values({name: bindparam(f"b_{name}") for name in given})
+    session.connection().execute(changed, [{"who": 7} | {f"b_{name}": value for name, value in given.items()}])
 
 
 @works
@@ -531,7 +548,30 @@ def sealed_set_to_sql_null(_: Shop, session: Session) -> None:
     session.get(Person, 7).note = TEXT
 
 
-@pytest.mark.parametrize("name", WORKS)
+EQ = "SQLAlchemy's own look-up of a column compares with ==, which the guard type answers like SQL"
+BUGS = {
+    "core_insert_with_named_binds": "values of bindparam(name) are lost: the columns are set to NULL",
+    "core_update_with_named_binds": "values of bindparam(name) are lost: the columns are set to NULL",
+    "insert_by_a_hand_made_bind_name": "values of bindparam(name) are lost: the columns are set to NULL",
+    "insert_returning_the_entity": EQ,
+    "insert_returning_a_column": EQ,
+    "update_where_values": EQ,
+    "update_returning": EQ,
+    "update_of_an_unsealed_field_across_subjects": EQ,
+    "update_to_null_across_subjects_leaves_others": EQ,
+    "update_with_another_column": EQ,
+    "lambda_insert": "the gate does not see the statement inside a lambda_stmt()",
+    "upsert_with_an_expression": "ON CONFLICT DO UPDATE is not recognised; only the CHECK stops plain text",
+}
+
+
+def cases(names: Any) -> list[Any]:
+    """Every write; those with a known fault are expected to fail."""
+    marks = {name: [pytest.mark.xfail(strict=True, reason=reason)] for name, reason in BUGS.items()}
+    return [pytest.param(name, marks=marks.get(name, [])) for name in names]
+
+
+@pytest.mark.parametrize("name", cases(WORKS))
 def test_a_row_can_be_written_and_stands_sealed(shop: Shop, name: str) -> None:
     with shop.privacy.purpose("care"), shop.session() as session:
         WORKS[name](shop, session)
@@ -548,7 +588,7 @@ def test_a_row_can_be_written_and_stands_sealed(shop: Shop, name: str) -> None:
         assert [7] == session.scalars(select(Person.id).where(Person.email == PLANTED["email"], Person.id == 7)).all()
 
 
-@pytest.mark.parametrize("name", REFUSED_OR_WORKS)
+@pytest.mark.parametrize("name", cases(REFUSED_OR_WORKS))
 def test_an_unusual_write_is_sealed_or_refused_and_never_plain_or_lost(shop: Shop, name: str) -> None:
     refused = False
     with shop.privacy.purpose("care"), shop.session() as session:
@@ -566,13 +606,227 @@ def test_an_unusual_write_is_sealed_or_refused_and_never_plain_or_lost(shop: Sho
 
 
 def _nothing_plain(shop: Shop, *columns: str) -> None:
-    rows = shop_rows(shop, f"SELECT {', '.join(columns)} FROM people")
+    rows = raw_rows(shop.url, f"SELECT {', '.join(columns)} FROM people")
     values = [bytes(each) if isinstance(each, bytes | memoryview) else each for row in rows for each in row]
     assert [] == [type(each) for each in values if not (each is None or (type(each) is bytes and each[:2] == b"\1\1"))]
     assert [] == [each for each in LEFTOVERS for value in values if value and each in value]
 
 
-def shop_rows(shop: Shop, sql: str) -> list[Any]:
-    from tests.databases import raw_rows
+def known(reason: str) -> pytest.MarkDecorator:
+    return pytest.mark.xfail(strict=True, reason=reason)
 
-    return raw_rows(shop.url, sql)
+
+@known("insert().values() of no personal field creates no key: IntegrityError on privkit_key.id")
+def test_a_data_subject_can_be_inserted_without_a_personal_field(shop: Shop) -> None:
+    with shop.privacy.purpose("care"), shop.session() as session:
+        session.execute(insert(Person).values(id=7, rank=1))
+        session.commit()
+
+    assert [(True,)] == raw_rows(shop.url, "SELECT privkit_key IS NOT NULL FROM people")
+
+
+CITY = {
+    "a value": lambda session: session.execute(update(Person.__table__).values(city="forged")),
+    "NULL": lambda session: session.execute(update(Person.__table__).values(city=None)),
+    "a sealed NULL": lambda session: session.execute(update(Person.__table__).values(note=None)),
+    "a function": lambda session: session.execute(update(Person.__table__).values(city=func.lower("FORGED"))),
+    "another column": lambda session: session.execute(update(Person.__table__).values(city=Person.__table__.c.answer)),
+    "an upsert": lambda session: session.execute(
+        upsert(session, Person.__table__).on_conflict_do_update(index_elements=["id"], set_={"city": "forged"}),
+        [{"id": 7, "rank": 1}],
+    ),
+    "a bare table": lambda session: session.execute(update(table("people", column("city"))).values(city="forged")),
+    "a reflected table": lambda session: session.execute(
+        update(Table("people", MetaData(), autoload_with=session.connection())).values(city="forged")
+    ),
+    "text": lambda session: session.execute(text("UPDATE people SET city = 'forged'")),
+}
+OPEN_WRITES = {
+    "NULL": "NULL is let through, so a field is destroyed without a purpose",
+    "a sealed NULL": "NULL is let through, so a field is destroyed without a purpose",
+    "a function": "an expression for an unsealed field is not held to the purpose",
+    "another column": "an expression for an unsealed field is not held to the purpose",
+    "an upsert": "SET of ON CONFLICT is not held to the purpose",
+    "a bare table": "a table that is only named is not recognised",
+    "a reflected table": "a table that is only named is not recognised",
+}
+
+
+@pytest.mark.parametrize("purpose", ["survey", None])
+@pytest.mark.parametrize(
+    "how", [pytest.param(each, marks=[known(OPEN_WRITES[each])] if each in OPEN_WRITES else []) for each in CITY]
+)
+def test_a_field_is_changed_only_under_a_purpose_that_needs_it(shop: Shop, how: str, purpose: str | None) -> None:
+    with shop.privacy.purpose("care", "survey"), shop.session() as session:
+        session.add(Person(id=7, city="there", note="here", answer="yes"))
+        session.commit()
+    before = raw_rows(shop.url, "SELECT city, note FROM people")
+
+    with shop.privacy.purpose(purpose) if purpose else nullcontext(), shop.session() as session:
+        with pytest.raises(PrivkitError):
+            CITY[how](session)
+        session.commit()
+
+    assert before == raw_rows(shop.url, "SELECT city, note FROM people")
+
+
+@known("the hidden key column can be written like any other, and the data subject is lost")
+def test_the_key_of_a_data_subject_cannot_be_written(shop: Shop) -> None:
+    with shop.privacy.purpose("care"), shop.session() as session:
+        session.add(Person(id=7, note="here"))
+        session.commit()
+        with pytest.raises(PrivkitError):
+            session.execute(update(Person.__table__).values(privkit_key=b"x" * 16))
+
+
+SHAPES = {
+    "owned by relationship": lambda: Order(person=Person(note="x"), address="planted"),
+    "owned by foreign key": lambda: Visit(person_id=1, where="planted"),
+    "owned by an owned": lambda: Line(order=Order(person=Person(note="x")), engraving="planted"),
+    "joined base": lambda: Staff(phone="planted"),
+    "joined child": lambda: Doctor(phone="planted", licence="planted"),
+    "single base": lambda: Contact(phone="planted"),
+    "single child": lambda: Patient(phone="planted", ward="planted"),
+    "dataclass": lambda: Card(holder="planted"),
+    "imperative": lambda: Guest(login="planted"),
+}
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param(
+            each,
+            marks=[known("an event of the base table is not found from the child's")] if each == "joined child" else [],
+        )
+        for each in SHAPES
+    ],
+)
+def test_every_shape_of_model_is_sealed_and_read(shop: Shop, shape: str) -> None:
+    with shop.privacy.purpose("care"), shop.session() as session:
+        session.add(Person(id=1))
+        session.flush()
+        row = SHAPES[shape]()
+        session.add(row)
+        session.commit()
+        names = [each for each in ("address", "where", "engraving", "phone", "licence", "ward", "holder", "login") if hasattr(row, each)]
+        assert ["planted"] * len(names) == [getattr(row, each) for each in names]
+
+    assert [] == shop.leftovers(*TABLES)
+
+
+@pytest.mark.parametrize("how", ["column", "relationship"])
+def test_a_row_does_not_change_its_owner_while_its_sealed_fields_stay(shop: Shop, how: str) -> None:
+    with shop.privacy.purpose("care"), shop.session() as session:
+        session.add_all([Person(id=1), Person(id=2), Order(id=1, person_id=1, address="planted")])
+        session.commit()
+        order = session.get_one(Order, 1)
+        if how == "column":
+            order.person_id = 2
+        else:
+            order.person = session.get_one(Person, 2)
+        with pytest.raises(PrivkitError):
+            session.commit()
+        session.rollback()
+        assert "planted" == session.get_one(Order, 1).address
+
+
+def test_a_sealed_field_needs_an_owner(shop: Shop) -> None:
+    with shop.privacy.purpose("care"), shop.session() as session:
+        session.add(Order(id=1, wish="no address"))
+        session.commit()
+        session.add(Order(id=2, address="planted"))
+        with pytest.raises(PrivkitError):
+            session.commit()
+
+
+@known("SealedError 'Give the row an owner first' is also the answer to giving it one")
+def test_a_row_without_an_owner_can_be_given_one(shop: Shop) -> None:
+    with shop.privacy.purpose("care"), shop.session() as session:
+        session.add_all([Person(id=1), Order(id=1)])
+        session.commit()
+        order = session.get_one(Order, 1)
+        order.person_id, order.address = 1, "planted"
+        session.commit()
+        assert "planted" == order.address
+
+
+def test_a26_two_and_a_half_thousand_rows_get_their_own_keys_and_ids(shop: Shop) -> None:
+    with shop.privacy.purpose("care"), shop.session() as session:
+        added = [Person(note=f"planted {each}", rank=each) for each in range(2500)]
+        session.add_all(added)
+        session.commit()
+        found = session.execute(select(Person.rank, Person.note)).all()
+
+    assert [f"planted {rank}" for rank, _ in sorted(found)] == [note for _, note in sorted(found)]
+    assert 2500 == len(set(raw_rows(shop.url, "SELECT privkit_key FROM people")))
+    assert [] == shop.leftovers("people")
+
+
+async def test_an_async_session_seals_and_reads(shop: Shop, async_database_url: str) -> None:
+    engine = open_async(shop, async_database_url)
+    with shop.privacy.purpose("care"):
+        async with AsyncSession(engine) as session:
+            session.add(Person(**person()))
+            await session.execute(insert(Person), [person(id=8)])
+            await session.commit()
+            found = (await session.scalars(select(Person.note))).all()
+    await engine.dispose()
+
+    assert [TEXT, TEXT] == found
+    assert [] == shop.leftovers("people")
+
+
+def test_six_threads_write_and_read_through_one_engine(shop: Shop) -> None:
+    def work(worker: int) -> list[str]:
+        mine = [{"id": worker * 1000 + each, "note": f"{worker}-{each}"} for each in range(500)]
+        with shop.privacy.purpose("care"), shop.session() as session:
+            for start in range(0, 500, 100):
+                session.execute(insert(Person), mine[start : start + 100])
+                session.commit()
+            found = session.execute(select(Person.id, Person.note).where(Person.id.between(mine[0]["id"], mine[-1]["id"])))
+            return [note for _, note in sorted(found)]
+
+    with ThreadPoolExecutor(6) as pool:
+        assert [[f"{each}-{row}" for row in range(500)] for each in range(6)] == list(pool.map(work, range(6)))
+
+
+def test_a_forked_child_reads_and_writes(shop: Shop) -> None:
+    with shop.privacy.purpose("care"), shop.session() as session:
+        session.add(Person(**person()))
+        session.commit()
+    shop.engine.dispose()
+    code = "1"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads of other tests
+        child = os.fork()
+    if child == 0:
+        with suppress(BaseException), shop.privacy.purpose("care"), shop.session() as session:
+            session.add(Person(id=8, note=session.get_one(Person, 7).note))
+            session.commit()
+            code = "0"
+        os._exit(int(code))
+    assert 0 == os.waitpid(child, 0)[1]
+    with shop.privacy.purpose("care"), shop.session() as session:
+        assert [TEXT, TEXT] == session.scalars(select(Person.note)).all()
+
+
+async def test_gathered_tasks_each_keep_their_purpose(shop: Shop, async_database_url: str) -> None:
+    engine = open_async(shop, async_database_url)
+    with shop.privacy.purpose("care"), shop.session() as session:
+        session.add(Person(id=7, note="planted"))
+        session.commit()
+
+    async def read(purpose: str) -> Any:
+        with shop.privacy.purpose(purpose):
+            async with AsyncSession(engine) as session:
+                await asyncio.sleep(0)
+                try:
+                    return (await session.scalars(select(Person.note))).all()
+                except PrivkitError:
+                    return "refused"
+
+    found = await asyncio.gather(*(read(each) for each in ["care", "survey"] * 10))
+    await engine.dispose()
+
+    assert [["planted"], "refused"] * 10 == found

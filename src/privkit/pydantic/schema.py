@@ -35,7 +35,7 @@ def gated(
     if fields:
         _gate_fields(cls, model, handler, fields, refuse)
     ref = model.pop("ref", None)
-    serialization = core_schema.wrap_serializer_function_ser_schema(serialize, schema=model) if fields else None
+    serialization = core_schema.wrap_serializer_function_ser_schema(serialize) if fields else None
     return core_schema.no_info_wrap_validator_function(
         validate, model, ref=ref, serialization=serialization, metadata={_OURS: True}
     )
@@ -61,16 +61,18 @@ def _metadata(slot: Any) -> dict[str, Any]:
     return {**slot.get("metadata", {}), _OURS: True}
 
 
-def _gate(field: Field, schema: Any, refuse: bool) -> CoreSchema:
+def _gate(field: Field, schema: Any, refuse: bool) -> Any:
     """Wrap one field: pydantic looks for a default on the outside, so the gate stands inside of it."""
     has_default = schema["type"] == "default"
     gate = Gate(field, not has_default, refuse)
     inner = schema["schema"] if has_default else schema
+    if has_default and "serialization" in schema:
+        inner = {**inner, "serialization": schema["serialization"]}
     outer = core_schema.no_info_wrap_validator_function(gate.validate, inner)
-    serialization = core_schema.wrap_serializer_function_ser_schema(gate.serialize, schema=schema)
-    if has_default:
-        outer = {**schema, "schema": outer}
-    return {**outer, "serialization": serialization}  # type: ignore[typeddict-unknown-key, return-value]
+    return {
+        **({**schema, "schema": outer} if has_default else outer),
+        "serialization": core_schema.wrap_serializer_function_ser_schema(gate.serialize),
+    }
 
 
 def _model_fields(cls: type[BaseModel], schema: Any, handler: GetCoreSchemaHandler) -> Any:

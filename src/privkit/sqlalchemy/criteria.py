@@ -64,11 +64,14 @@ _MARKS = "privkit_marks"
 _bare: WeakKeyDictionary[SQLCompiler, frozenset[str]] = WeakKeyDictionary()
 
 
-def bare_tables(guard: Guard, compiled: SQLCompiler) -> frozenset[Table]:
-    """Return the protected tables that stand somewhere in a compiled statement without criteria beside them."""
+def bare_tables(guard: Guard, compiled: SQLCompiler, statement: str) -> frozenset[Table]:
+    """Return the protected tables that stand somewhere in a compiled statement without criteria beside them.
+
+    ``statement`` is its text as it is sent, with every IN list expanded.
+    """
     names = _bare.get(compiled)
     if names is None:
-        standing = textual.sources(str(compiled), compiled.dialect)
+        standing = textual.sources(statement, compiled.dialect)
         marks = compiled.__dict__.get(_MARKS, {})
         names = _bare[compiled] = frozenset(name for name, count in standing.items() if count > marks.get(name, 0))
     return frozenset(table for table in guard.tables if table.name.lower() in names)

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import ColumnElement, Label, Select, Table, TextClause
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import ColumnClause
-from sqlalchemy.sql.selectable import AliasedReturnsRows, CompoundSelect, TextualSelect
+from sqlalchemy.sql.selectable import AliasedReturnsRows, CompoundSelect, TableClause, TextualSelect
 from sqlalchemy.sql.visitors import ExternallyTraversible
 
 from privkit.catalog import Field
@@ -171,7 +171,10 @@ def _original(table: Table) -> Table:
 
 
 def _is_literal(node: Any) -> bool:
-    """Whether a node is SQL text of the developer's own; ``*`` and numbers name no column."""
-    if not (isinstance(node, ColumnClause) and node.is_literal):
-        return False
-    return not (node.name == "*" or node.name.isdigit())
+    """Whether a node is SQL text of the developer's own, or names a table or column without being mapped to it.
+
+    ``*`` and numbers name no column.
+    """
+    if isinstance(node, TableClause):
+        return not isinstance(node, Table)
+    return isinstance(node, ColumnClause) and node.name != "*" and not node.name.isdigit()

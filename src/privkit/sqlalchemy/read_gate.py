@@ -32,7 +32,7 @@ def before_cursor_execute(guard: Guard, connection: Connection, statement: str, 
     if facts.personal:
         check(guard, facts, scope)
     if not (compiled.isinsert or compiled.isupdate or compiled.isdelete or facts.textual):
-        _check_rows(guard, compiled, scope)
+        _check_rows(guard, compiled, statement, scope)
 
 
 def check(guard: Guard, facts: Facts, scope: purposes.Scope | None) -> None:
@@ -54,9 +54,9 @@ def check(guard: Guard, facts: Facts, scope: purposes.Scope | None) -> None:
             )
 
 
-def _check_rows(guard: Guard, compiled: SQLCompiler, scope: purposes.Scope | None) -> None:
+def _check_rows(guard: Guard, compiled: SQLCompiler, statement: str, scope: purposes.Scope | None) -> None:
     """Every place where a table with hidden rows stands in the statement must have its criteria beside it."""
-    for table in criteria.criteria_for(guard, scope).tables & criteria.bare_tables(guard, compiled):
+    for table in criteria.criteria_for(guard, scope).tables & criteria.bare_tables(guard, compiled, statement):
         raise StatementRefused(
             f"{table.name} has rows that this statement must not see, and it arrived without the criteria.",
             "Expired rows, or those of children without consent, would be selected.",
