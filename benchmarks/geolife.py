@@ -112,7 +112,9 @@ def load_plain(engine: Engine, rows: list[Row]) -> None:
     with engine.begin() as connection:
         connection.execute(text("DROP TABLE IF EXISTS plain_fixes"))
         connection.execute(
-            text("CREATE TABLE plain_fixes (id INTEGER PRIMARY KEY, lat FLOAT, lon FLOAT, at TIMESTAMP, uid VARCHAR(8))")
+            text(
+                "CREATE TABLE plain_fixes (id INTEGER PRIMARY KEY, lat FLOAT, lon FLOAT, at TIMESTAMP, uid VARCHAR(8))"
+            )
         )
         statement = text("INSERT INTO plain_fixes VALUES (:id, :lat, :lon, :at, :uid)")
         for start in range(0, len(rows), BATCH):

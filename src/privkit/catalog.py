@@ -118,10 +118,7 @@ def read(cls: type) -> Model:
         data_subject=any(isinstance(fact, DataSubject) for fact in facts),
         owners=next((fact.paths for fact in facts if isinstance(fact, OwnedBy)), ()),
         events={
-            event: source
-            for fact in reversed(facts)
-            if isinstance(fact, Events)
-            for event, source in fact.sources
+            event: source for fact in reversed(facts) if isinstance(fact, Events) for event, source in fact.sources
         },
         expire_row=next((fact.technique for fact in facts if isinstance(fact, ExpireRow)), None),
         child=next((fact for fact in facts if isinstance(fact, ChildProtection)), None),

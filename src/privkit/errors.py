@@ -14,7 +14,8 @@
     ├── InvalidValue           a value outside its domain (a latitude of 91)
     ├── PlanError              a plan that no longer describes the database
     ├── ClockError             a clock that cannot be trusted
-    └── LedgerError            a broken chain
+    ├── LedgerError            a broken chain
+    └── ApplicationError       a command line that finds no application or database
 
 A message has three parts: what happened, why it matters, what to do (code to paste). It never holds a
 personal value: the classes take names and counts only.
@@ -124,6 +125,12 @@ class LedgerError(PrivkitError):
     """The evidence ledger's chain is broken."""
 
     code = "PK701"
+
+
+class ApplicationError(PrivkitError):
+    """The command line cannot find the application, its database or a file it was given."""
+
+    code = "PK901"
 
 
 __all__ = sorted(

@@ -1,9 +1,9 @@
 """What a developer writes on a model: frozen facts without behaviour, and the class decorators that attach them.
 
-    @data_subject
-    @events(account_closed="closed_at")
-    class Rider(Base):
-        email: Mapped[Annotated[str, Personal("user.contact.email", purposes={"account"})]]
+@data_subject
+@events(account_closed="closed_at")
+class Rider(Base):
+    email: Mapped[Annotated[str, Personal("user.contact.email", purposes={"account"})]]
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ class Privacy:
         table: str | None = None,
         until: datetime | None = None,
     ) -> int:
-        """Keep a data subject's rows, or a table's, from every run until released or ``until``. Returns the hold's id."""
+        """Keep a data subject's rows, or a table's, from every run until released or ``until``. Returns its id."""
         self.protect(engine)
         with engine.begin() as connection:
             return holds.place(connection, self.guard, reason=reason, by=by, subject=subject, table=table, until=until)

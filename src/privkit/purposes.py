@@ -72,9 +72,7 @@ _EVERYTHING = Access(Exact(), (None,))
 INTERNAL = Scope(("privkit",), {}, internal=True)
 
 
-def scope_for(
-    policy: Policy, rules: Iterable[FieldRule], names: tuple[str, ...], clock: Clock = system_clock
-) -> Scope:
+def scope_for(policy: Policy, rules: Iterable[FieldRule], names: tuple[str, ...], clock: Clock = system_clock) -> Scope:
     """Compute the scope of processing for all of ``names`` together: each field is needed by at least one.
 
     Raises PolicyError for a name the policy does not have, PurposeError for a prohibited one.

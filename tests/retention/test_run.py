@@ -31,7 +31,6 @@ STATE = """
 """
 
 
-
 def seed(service: RideService, count: int) -> None:
     """Store riders of whom a half closed their account at different times, each with two trips, most of them ended."""
     with service.privacy.purpose(*SIGN_UP), service.engine.begin() as connection:
@@ -150,7 +149,9 @@ def test_a_field_past_its_last_purpose_is_unreadable_before_the_purge_reaches_it
     with service.privacy.purpose("account"), Session(service.engine) as session:
         assert session.scalars(select(Rider.name)).all() == [None]
         assert session.scalars(select(Rider.id).where(Rider.name == "Rider 1")).all() == []
-        unlike = [session.scalars(select(Rider.id).where(~(Rider.name == name))).all() for name in ("Rider 1", "Nobody")]
+        unlike = [
+            session.scalars(select(Rider.id).where(~(Rider.name == name))).all() for name in ("Rider 1", "Nobody")
+        ]
         assert unlike[0] == unlike[1]  # a negation tells nothing of the value either
 
 
@@ -247,7 +248,9 @@ def test_e20_without_the_keyring_nothing_is_destroyed(service: RideService, data
     assert state(database_url) == before
 
 
-def test_b20_children_are_deleted_first_and_none_is_orphaned_without_the_pragma(sqlite_url: str, tmp_path: Path) -> None:
+def test_b20_children_are_deleted_first_and_none_is_orphaned_without_the_pragma(
+    sqlite_url: str, tmp_path: Path
+) -> None:
     from tests.retention.fleet import fleet
 
     engine, guard, vehicle = fleet(sqlite_url, tmp_path)
@@ -314,5 +317,3 @@ def _worker(url: str, folder: Path) -> subprocess.Popen[str]:
 
 def _environment(**extra: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"} | extra
-
-

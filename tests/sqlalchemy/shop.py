@@ -119,7 +119,7 @@ class Person(Base):
     local_at: Mapped[Annotated[datetime | None, sealed()]]
     mood: Mapped[Annotated[Mood | None, sealed()]]
     token: Mapped[Annotated[uuid.UUID | None, sealed()]]
-    extra: Mapped[Annotated[dict | None, sealed()]] = mapped_column(JSON)
+    extra: Mapped[Annotated[dict[str, Any] | None, sealed()]] = mapped_column(JSON)
     vip: Mapped[Annotated[bool | None, sealed()]]
     home: Mapped[Annotated[GeoPoint | None, HOME]]
     city: Mapped[Annotated[str | None, plain()]]
@@ -130,7 +130,7 @@ class Person(Base):
     joined_at: Mapped[Annotated[datetime | None, plain()]]
     humour: Mapped[Annotated[Mood | None, plain()]]
     badge: Mapped[Annotated[uuid.UUID | None, plain()]]
-    likes: Mapped[Annotated[dict | None, plain()]] = mapped_column(JSON)
+    likes: Mapped[Annotated[dict[str, Any] | None, plain()]] = mapped_column(JSON)
     opted: Mapped[Annotated[bool | None, plain()]]
     diary: Mapped[Annotated[str | None, sealed()]] = deferred(mapped_column())
     answer: Mapped[Annotated[str | None, ANSWER]]
@@ -350,7 +350,7 @@ def open_shop(url: str, folder: Path) -> Shop:
     engine = create_engine(url, connect_args={"factory": wire.sqlite_connection()} if lite else {})
     if not lite:
         event.listen(engine, "connect", lambda connection, _: wire.listen_to(connection))
-    shop = Shop(url, engine, _privacy(folder, lambda: shop.now), wire)
+    shop: Shop = Shop(url, engine, _privacy(folder, lambda: shop.now), wire)
     shop.privacy.protect(engine)
     Base.metadata.create_all(shop.engine)
     return shop

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from datetime import date
 from typing import Any
 
 import pandas as pd
 import pytest
 from sqlalchemy import (
-    JSON,
     LargeBinary,
     MetaData,
     String,
@@ -26,7 +26,6 @@ from sqlalchemy import (
     delete,
     desc,
     exists,
-    extract,
     func,
     intersect,
     lambda_stmt,
@@ -54,18 +53,17 @@ from sqlalchemy.orm import (
     immediateload,
     joinedload,
     load_only,
-    noload,
     selectinload,
     subqueryload,
     undefer,
-    with_expression,
 )
+from tests.databases import raw_rows
+from tests.sqlalchemy.shop import CLOSED, KEPT_UNTIL, Order, Person, Shop, Visit, open_shop
 
 from privkit.errors import PrivkitError
-from tests.databases import raw_rows
-from tests.sqlalchemy.shop import CLOSED, KEPT_UNTIL, Line, Order, Person, Shop, Visit, open_shop
 
-people, orders = Person.__table__, Order.__table__
+people: Any = Person.__table__
+orders: Any = Order.__table__
 NOTES = ["planted note 1", "planted note 2", "planted note 3"]
 CITIES = ["planted city 1", "planted city 2", "planted city 3"]
 Read = Callable[[Session], Any]
@@ -123,6 +121,7 @@ def _filled(shop: Shop) -> Iterator[Shop]:
                     shoe=40 + each,
                     rank=10 - each,
                     answer="yes",
+                    named_on=date(1990, 1, 2),
                     closed_at=CLOSED.replace(tzinfo=None),
                 )
             )
@@ -565,7 +564,7 @@ def delete_returning(s: Session) -> Any:
 
 @reads(["planted visit 1"])
 def core_delete_returning(s: Session) -> Any:
-    visits = Visit.__table__
+    visits: Any = Visit.__table__
     return rows(s.connection().execute(delete(visits).where(visits.c.id == 1).returning(visits.c.where)))
 
 
@@ -884,7 +883,8 @@ def where_of_an_orm_delete(s: Session, hit: bool) -> Any:
 
 @filters
 def a_json_path_in_where(s: Session, hit: bool) -> Any:
-    return rows(s.execute(select(Person.id).where(Person.likes["tea"].as_string() == ("planted tea 1" if hit else "x"))))
+    tea = Person.likes["tea"].as_string()
+    return rows(s.execute(select(Person.id).where(tea == ("planted tea 1" if hit else "x"))))
 
 
 # Sorting and grouping: one way and the other look the same unless the field may be read.
@@ -1024,35 +1024,44 @@ REFUSED: dict[str, str] = {
 }
 """Forms that are refused even where the purpose needs the field, and what to write instead."""
 
-_KNOWN = {
-    "a_bare_column_of_the_table": ("ALL", "a table or column that is only named, not mapped, is not recognised as personal"),
-    "a_bare_table": ("ALL", "a table or column that is only named, not mapped, is not recognised as personal"),
-    "a_table_reflected_elsewhere": ("ALL", "a table or column that is only named, not mapped, is not recognised as personal"),
-    "a_bare_column_in_where": ("NOT_ALLOWED", "a table or column that is only named, not mapped, is not recognised as personal"),
-    "order_by_bare_column": ("NOT_ALLOWED", "a table or column that is only named, not mapped, is not recognised as personal"),
-    "a_view_as_a_table": ("ALL", "a view over a protected table is not known"),
-    "text_over_a_view": ("ALL", "a view over a protected table is not known"),
-    "a_literal_star": (ALL, "literal_column(*) counts as naming no column"),
-    "a_literal_star_of_an_entity": ("ALL", "AttributeError: the session hook adds options to a statement without entities"),
-    "a_prefix": ("ALL", "prefixes, suffixes and hints are not walked as text"),
-    "a_suffix": ("ALL", "prefixes, suffixes and hints are not walked as text"),
-    "a_statement_hint": ("ALL", "prefixes, suffixes and hints are not walked as text"),
-    "an_operator_of_ones_own": ("ALL", "the text of a custom operator is not judged"),
-    "order_by_name": ("NOT_ALLOWED", "a name in order_by or group_by is resolved by the compiler, after the walk"),
-    "group_by_name": ("NOT_ALLOWED", "a name in order_by or group_by is resolved by the compiler, after the walk"),
-    "by_the_index_column": (("expired",), "the search index itself does not expire"),
-    "index_in_a_tuple": (("expired",), "the search index itself does not expire"),
-    "a_subquery_with_a_forged_event": (("allowed", "expired"), "any expression labelled as the event column is taken for it"),
+_BARE = "a table or column that is only named, not mapped, is not recognised as personal"
+_VIEW = "a view over a protected table is not known"
+_FRAGMENT = "prefixes, suffixes and hints are not walked as text"
+_LATE = "a name in order_by() or group_by() is resolved by the compiler, after the walk"
+_INDEX = "the search index itself does not expire"
+_DEFER = "InvalidRequestError: the hook's defer() meets the statement's own undefer()"
+_EQUAL = "SearchError: SQLAlchemy's own look-up of a column compares with =="
+_UNCOVERED = "the operator is not covered with the expiry condition"
+_KNOWN: dict[str, tuple[tuple[str, ...], str]] = {
+    "a_bare_column_of_the_table": (ALL, _BARE),
+    "a_bare_table": (ALL, _BARE),
+    "a_table_reflected_elsewhere": (ALL, _BARE),
+    "a_bare_column_in_where": (NOT_ALLOWED, _BARE),
+    "order_by_bare_column": (NOT_ALLOWED, _BARE),
+    "a_view_as_a_table": (ALL, _VIEW),
+    "text_over_a_view": (ALL, _VIEW),
+    "a_literal_star": (ALL, "literal_column('*') counts as naming no column"),
+    "a_literal_star_of_an_entity": (ALL, "AttributeError: the session hook adds options to what has no entity"),
+    "a_prefix": (ALL, _FRAGMENT),
+    "a_suffix": (ALL, _FRAGMENT),
+    "a_statement_hint": (ALL, _FRAGMENT),
+    "an_operator_of_ones_own": (ALL, "the text of a custom operator is not judged"),
+    "order_by_name": (NOT_ALLOWED, _LATE),
+    "group_by_name": (NOT_ALLOWED, _LATE),
+    "by_the_index_column": (("expired",), _INDEX),
+    "index_in_a_tuple": (("expired",), _INDEX),
+    "a_subquery_with_a_forged_event": (("allowed", "expired"), "any column labelled as the event is taken for it"),
     "a_union_that_begins_with_a_literal": (("allowed",), "ciphertext is returned: the first arm's type opens nothing"),
-    "loaded_only": (("denied', 'no purpose'), "InvalidRequestError: the hook's defer() meets the statement's own undefer()"),
-    "undeferred": (("denied', 'no purpose'), "InvalidRequestError: the hook's defer() meets the statement's own undefer()"),
-    "update_returning": (("allowed",), "SearchError: SQLAlchemy's own look-up of a column compares with =="),
-    "delete_returning": (("allowed",), "SearchError: SQLAlchemy's own look-up of a column compares with =="),
+    "an_exact_value_by_a_union": (("rough",), "the first arm's type reduces nothing"),
+    "loaded_only": (("denied", "no purpose"), _DEFER),
+    "undeferred": (("denied", "no purpose"), _DEFER),
+    "update_returning": (("allowed",), _EQUAL),
+    "delete_returning": (("allowed",), _EQUAL),
     "bundle": (("allowed",), "a column inside a Bundle counts as computed with"),
-    "between": (("allowed",), "the operator is not covered with the expiry condition"),
-    "a_boolean": (("allowed",), "the operator is not covered with the expiry condition"),
-    "reversed_equal": (("allowed",), "the operator is not covered with the expiry condition"),
-    "sealed_is_not_null": (("allowed",), "IS NULL of a sealed field is not covered with the expiry condition"),
+    "between": (("allowed",), _UNCOVERED),
+    "a_boolean": (("allowed",), _UNCOVERED),
+    "reversed_equal": (("allowed",), _UNCOVERED),
+    "sealed_is_not_null": (("allowed",), _UNCOVERED),
     "correlated_subquery": (("allowed",), "a scalar subquery of one personal column is refused"),
     "from_a_core_statement": (("allowed",), "columns of a Core SELECT in from_statement() count as computed with"),
 }
@@ -1128,3 +1137,11 @@ def test_an_order_tells_nothing_that_may_not_be_read(shop: Shop, name: str, cond
         assert "refused" == down
     else:
         assert "refused" not in (up, down)
+
+
+@pytest.mark.xfail(strict=True, reason=_KNOWN["an_exact_value_by_a_union"][1])
+def test_a_union_does_not_give_more_than_the_precision_of_the_purpose(shop: Shop) -> None:
+    with shop.privacy.purpose("rough"), shop.session() as session:
+        found = outcome(lambda: session.execute(union_all(select(null()), select(Person.named_on))).all())
+
+    assert found == "refused" or not any(isinstance(value, date | str) for (value,) in found)

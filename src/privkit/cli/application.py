@@ -12,14 +12,8 @@ from typing import Any
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.exc import ArgumentError
 
-from privkit.errors import PrivkitError
+from privkit.errors import ApplicationError
 from privkit.privacy import Privacy
-
-
-class ApplicationError(PrivkitError):
-    """The command line cannot find the application or its database."""
-
-    code = "PK901"
 
 
 def settings() -> dict[str, Any]:
@@ -28,7 +22,9 @@ def settings() -> dict[str, Any]:
         path = folder / "pyproject.toml"
         if path.is_file():
             try:
-                found: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("privkit", {})
+                found: dict[str, Any] = (
+                    tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("privkit", {})
+                )
             except tomllib.TOMLDecodeError as error:
                 raise ApplicationError(f"{path} is not valid TOML: {error}.") from None
             return found
@@ -68,4 +64,6 @@ def load_engine(url: str | None) -> Engine:
         return create_engine(target)
     except (ArgumentError, ImportError) as error:
         kind = type(error).__name__
-        raise ApplicationError(f"The database URL cannot be used ({kind}).", "", "Check --url and its driver.") from None
+        raise ApplicationError(
+            f"The database URL cannot be used ({kind}).", "", "Check --url and its driver."
+        ) from None

@@ -15,11 +15,11 @@ import typer
 from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
-from privkit.cli.application import ApplicationError, load_engine, load_privacy
+from privkit.cli.application import load_engine, load_privacy
 from privkit.cli.screen import plan_table, purge_with_bar, run_table
 from privkit.clock import as_utc
 from privkit.crypto import FileKeyring
-from privkit.errors import PrivkitError
+from privkit.errors import ApplicationError, PrivkitError
 from privkit.retention import Plan
 
 app = typer.Typer(

@@ -19,7 +19,9 @@ def plan_table(plan: Plan) -> Table:
     table.add_column("due", justify="right")
     table.add_column("blocked", justify="right")
     for step in plan.steps:
-        table.add_row(step.name, step.technique, step.rule, f"{step.due:,}", f"{step.blocked:,}" if step.blocked else "")
+        table.add_row(
+            step.name, step.technique, step.rule, f"{step.due:,}", f"{step.blocked:,}" if step.blocked else ""
+        )
     table.add_section()
     table.add_row("total", "", "", f"{plan.due:,}", "")
     return table

@@ -55,7 +55,7 @@ class Entry:
 
 def mappers(guard: Guard) -> list[Mapper[Any]]:
     """Return the mappers of all models that the guard was given, marked or not."""
-    return list(guard._mappers())
+    return list(guard.mappers())
 
 
 def covered(guard: Guard) -> list[Protected]:

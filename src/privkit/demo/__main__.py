@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -66,10 +67,14 @@ def _purposes(service: RideService) -> None:
     with Session(service.engine) as session:
         for purpose, field in (("pickup", "home"), ("demand_map", "home"), ("age_check", "born"), ("pickup", "email")):
             with service.privacy.purpose(purpose):
-                _show(f"{purpose}: rider.{field}", lambda field=field: getattr(session.get(Rider, 1), field))
+                _show(f"{purpose}: rider.{field}", partial(_read, session, field))
         _show("no purpose: select(Rider.email)", lambda: session.scalars(select(Rider.email)).first())
         with service.privacy.purpose("account"):
             _show("account: SQL text", lambda: session.execute(text("SELECT email FROM riders")).first())
+
+
+def _read(session: Session, field: str) -> object:
+    return getattr(session.get(Rider, 1), field)
 
 
 def _show(question: str, answer: Callable[[], object]) -> None:

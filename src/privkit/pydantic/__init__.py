@@ -1,10 +1,10 @@
 """The pydantic room: models that collect and dump only what the current purpose needs, and never show a value.
 
-    class RiderIn(PersonalModel):
-        email: Annotated[str, Personal("user.contact.email", purposes={"account"})]
+class RiderIn(PersonalModel):
+    email: Annotated[str, Personal("user.contact.email", purposes={"account"})]
 
-    with privacy.purpose("account"):
-        rider = RiderIn.model_validate(form)
+with privacy.purpose("account"):
+    rider = RiderIn.model_validate(form)
 """
 
 from privkit.pydantic.model import PersonalModel, check

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any, NoReturn, get_args, get_origin
+from typing import Any, get_args, get_origin
 from uuid import UUID
 
 from pydantic_core import (
@@ -70,7 +70,7 @@ class Gate:
         scope = purposes.current()
         precision = self.precision(scope)
         if scope is None or precision is None:
-            stop(not_needed(self.field, scope))
+            raise stopped(not_needed(self.field, scope))
         if not isinstance(precision, Exact):
             return self._coarsened(precision, value, scope)
         if not _fits(self.field.python_type, value):
@@ -83,14 +83,14 @@ class Gate:
             unexpected, refused = False, refusal_of(error)
         if unexpected:
             raise PydanticSerializationUnexpectedValue(f"{self.field} does not hold a value of its declared type.")
-        stop(refused or unserialisable(str(self.field)))
+        raise stopped(refused or unserialisable(str(self.field)))
 
     def _coarsened(self, precision: Precision, value: Any, scope: Scope) -> Any:
         try:
             return coarsened(precision, value, lambda: cautious_today(instant(scope.clock)))
         except PrivkitError as error:
             refused = type(error)(f"{self.field}: {error.what}", error.why, error.fix, field=self.field.id)
-        stop(refused)
+        raise stopped(refused)
 
     def held(self, values: dict[str, Any], fields_set: set[str], default: Any) -> bool:
         """Return whether an instance holds a value that did not come from the default (undefined: a factory's)."""
@@ -132,14 +132,14 @@ def unserialisable(name: str) -> InvalidValue:
     )
 
 
-def stop(error: PrivkitError) -> NoReturn:
-    """Raise ``error`` in the one form that pydantic hands on as it is, and keep it for ``refusal_of``."""
+def stopped(error: PrivkitError) -> PydanticSerializationError:
+    """Return ``error`` in the one form that pydantic hands on as it is, and keep it for ``refusal_of``."""
     _refusal.set(error)
-    raise PydanticSerializationError(str(error))
+    return PydanticSerializationError(str(error))
 
 
 def refusal_of(error: Exception) -> PrivkitError | None:
-    """Return the error that ``stop`` raised, where ``error`` is what pydantic made of it."""
+    """Return the error that ``stopped`` was given, where ``error`` is what pydantic made of it."""
     kept = _refusal.get()
     return kept if kept is not None and str(kept) in str(error) else None
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from functools import cached_property
-from typing import Any, cast
+from typing import cast
 
 from pydantic import AliasChoices, AliasPath, BaseModel
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from privkit import catalog
-from privkit.errors import PurposeError
 from privkit.purposes import Scope
 from privkit.pydantic.gates import Gate
 
@@ -97,70 +94,27 @@ class Plan:
     def _names(self, instance: BaseModel) -> Mapping[str, FieldInfo]:
         return self.infos if type(instance) is self.cls else type(instance).model_fields
 
-    @cached_property
-    def x_privacy(self) -> Mapping[str, Mapping[str, Any]]:
-        """What the JSON schema says about each field that carries a decision."""
-        personal = {name: _facts(gate.field) for name, gate in self.gates.items()}
-        return personal | {name: {"not_personal": reason} for name, reason in self.declared.not_personal.items()}
 
-    def describe(self, properties: dict[str, dict[str, Any]], mode: str) -> None:
-        """Add ``x-privacy`` to the properties of a JSON schema, which has aliases for keys, or names."""
-        aliases = {name: _key(name, info, mode) for name, info in self.infos.items()}
-        by_alias = set(properties) <= {*aliases.values(), *self.cls.model_computed_fields} or not (
-            set(properties) <= {*self.infos, *self.cls.model_computed_fields}
-        )
-        for name, facts in self.x_privacy.items():
-            key = aliases.get(name, name) if by_alias else name
-            if key in properties:
-                properties[key]["x-privacy"] = dict(facts)
-
-
-def not_readable(cls: type, name: str, scope: Scope | None) -> PurposeError:
-    """Build the error for a computed field, or a serializer, that asks for a field the purpose does not need."""
-    return PurposeError(
-        f"A computed field or serializer of {cls.__name__} reads {name}, which "
-        + (f"is not needed for {scope}." if scope is not None else "is personal data, and no purpose is set."),
-        "What it returns would tell about a value that the purpose may not see.",
-        "Exclude it from the dump, or work under a purpose that needs what it reads.",
-        field=name,
-        purpose=scope.names if scope is not None else (),
-    )
-
-
-def _facts(field: catalog.Field) -> dict[str, Any]:
-    from privkit.deidentify import label
-    from privkit.markers import BirthDate, Location
-    from privkit.pydantic.coarse import described
-
-    marker = field.marker
-    by_marker = isinstance(marker, Location | BirthDate) or marker.search is not None
-    facts: dict[str, Any] = {
-        "category": marker.category,
-        "purposes": {name: described(precision) for name, precision in field.purposes.items()},
-        "sealed": marker.seal if marker.seal is not None else by_marker or "by policy",
-        "then": label(marker.then),
-    }
-    return facts | ({"duties": sorted(marker.duties)} if marker.duties else {})
+def plan_of(cls: type[BaseModel]) -> Plan:
+    """Return the plan of a PersonalModel, made on first use: the class decorators have run by then."""
+    plan = cls.__dict__.get("__privkit_plan__")
+    if plan is None:
+        plan = Plan(cls, getattr(cls, "__unneeded__", "refuse") == "refuse")
+        cls.__privkit_plan__ = plan  # type: ignore[attr-defined]
+    return plan
 
 
 def _lookups(name: str, info: FieldInfo) -> set[str]:
     """The attributes that pydantic may read a field from: its name, and the start of each alias."""
-    return {name, *_first(info.validation_alias), *_first(info.alias)}
+    return {name, *first_keys(info.validation_alias), *first_keys(info.alias)}
 
 
-def _first(alias: str | AliasPath | AliasChoices | None) -> Iterator[str]:
+def first_keys(alias: str | AliasPath | AliasChoices | None) -> Iterator[str]:
+    """Yield the key at which each choice of an alias starts."""
     if isinstance(alias, AliasChoices):
         for choice in alias.choices:
-            yield from _first(choice)
+            yield from first_keys(choice)
     elif isinstance(alias, AliasPath):
         yield cast(str, alias.path[0])
     elif alias is not None:
         yield alias
-
-
-def _key(name: str, info: FieldInfo, mode: str) -> str:
-    alias = info.serialization_alias if mode == "serialization" else info.validation_alias
-    return next(_first(alias), None) or (info.alias if alias is None else None) or name
-
-
-__all__ = ["Plan", "PydanticUndefined", "not_readable"]

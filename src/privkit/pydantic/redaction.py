@@ -71,7 +71,7 @@ def _line(line: Any, words: _Words | None) -> InitErrorDetails:
         return {**found, "ctx": {"error": copy.copy(raised)}}
     safe = {key: value for key, value in context.items() if key in _FROM_SCHEMA}
     if safe.keys() == context.keys() and _is_known(kind, safe):
-        return {**found, "ctx": safe}
+        return {**found, "ctx": safe} if safe else found
     what = "A check of the model refused the value" if kind in _CHECKS else "The value is not valid"
     return {**found, "type": PydanticCustomError(kind, cast(Any, what), safe or None)}
 

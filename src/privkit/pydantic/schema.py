@@ -54,7 +54,11 @@ def _gate_fields(
             raise _unknown(cls, f"{field} is not a field of the model's schema.")
         slot = inner["fields"][name]
         if not _is_ours(slot):
-            inner["fields"][name] = {**slot, "schema": _gate(field, slot["schema"], refuse), "metadata": _metadata(slot)}
+            inner["fields"][name] = {
+                **slot,
+                "schema": _gate(field, slot["schema"], refuse),
+                "metadata": _metadata(slot),
+            }
 
 
 def _metadata(slot: Any) -> dict[str, Any]:

@@ -23,7 +23,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What happens to one field of a table, or to its rows (``field`` None). ``blocked``: due, but rows depend on it."""
+    """What happens to one field of a table, or to its rows (``field`` None). ``blocked``: due, with dependants."""
 
     table: str
     field: str | None
@@ -89,7 +89,7 @@ def check(targets: list[Target]) -> None:
         in_place = leaves_residue(target.technique) and not column.nullable and not rule.sealed
         if destroy.unsuppressible(target) or (in_place and rule.field.python_type is not str):
             raise PlanError(
-                f"{rule.field} is NOT NULL and unsealed, so when its lifetime ends it cannot be {label(target.technique)}.",
+                f"{rule.field} is NOT NULL and unsealed: it cannot be {label(target.technique)} when it ends.",
                 "The run would fail, or the value would stay for ever.",
                 "Make the column nullable, seal it (seal=True), or for text give then=Pseudonymise(...).",
                 field=rule.field.id,

@@ -60,9 +60,7 @@ class Run:
         return not self.overdue and not any(outcome.failed or outcome.error for outcome in self.outcomes)
 
 
-def purge(
-    guard: Guard, engine: Engine, plan: Plan, *, batch: int = 1000, progress: Progress | None = None
-) -> Run:
+def purge(guard: Guard, engine: Engine, plan: Plan, *, batch: int = 1000, progress: Progress | None = None) -> Run:
     """Execute ``plan`` and nothing else. ``batch`` rows go into a transaction; ``progress`` hears of each.
 
     Raises PlanError when the policy or the models have changed since, or the plan lies in the future; KeyringError
@@ -74,7 +72,9 @@ def purge(
         opening = {"run": run_id, "policy": plan.policy_digest, "as_of": plan.as_of.isoformat(), "due": plan.due}
         with engine.begin() as connection:
             ledger.append(connection, guard, "run_started", opening)
-        outcomes = tuple(_Work(guard, engine, step, target, plan.as_of, run_id, batch, progress).run() for step, target in work)
+        outcomes = tuple(
+            _Work(guard, engine, step, target, plan.as_of, run_id, batch, progress).run() for step, target in work
+        )
         with engine.begin() as connection:
             overdue = sum(_remaining(guard, connection, target, plan.as_of) for _, target in work)
             done = sum(outcome.done for outcome in outcomes)
@@ -90,7 +90,9 @@ def _matched(guard: Guard, plan: Plan) -> list[tuple[Step, Target]]:
         raise _stale("its instant lies in the future")
     targets = destroy.targets(guard)
     check(targets)
-    known = {(target.table.name, target.column.name if target.column is not None else None): target for target in targets}
+    known = {
+        (target.table.name, target.column.name if target.column is not None else None): target for target in targets
+    }
     work = []
     for step in plan.steps:
         target = known.get((step.table, step.field))
@@ -151,7 +153,8 @@ class _Work:
         self.failed += failed
         if self.progress is not None:
             self.progress(self.step, done + failed)
-        return rows[-1][: len(destroy.key_columns(self.target.table))]
+        last: Sequence[Any] = rows[-1][: len(destroy.key_columns(self.target.table))]
+        return last
 
     def _line(self, done: int) -> dict[str, Any]:
         return {
@@ -178,7 +181,8 @@ class _Work:
 
     def _stored(self) -> Any:
         column = self.target.column
-        assert column is not None and isinstance(column.type, Guarded)
+        assert column is not None
+        assert isinstance(column.type, Guarded)
         return type_coerce(column, LargeBinary() if column.type.sealed else column.type.plain)
 
     def _owner(self) -> Any:

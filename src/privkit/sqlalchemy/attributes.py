@@ -41,7 +41,8 @@ def load_within_purpose(mapper: Mapper[Any], fields: Mapping[str, Field]) -> Non
     if isinstance(manager.expired_attribute_loader, _PurposeLoader):
         manager.expired_attribute_loader.fields = fields
     else:
-        manager.expired_attribute_loader = _PurposeLoader(manager.expired_attribute_loader, fields)
+        loader: Any = _PurposeLoader(manager.expired_attribute_loader, fields)
+        manager.expired_attribute_loader = loader
 
 
 class _PurposeLoader:
@@ -53,8 +54,7 @@ class _PurposeLoader:
     def __call__(self, state: Any, names: Any, passive: Any) -> Any:
         scope = purposes.current()
         denied = {
-            name for name in names if name in self.fields
-            if scope is None or scope.access(self.fields[name].id) is None
+            name for name in names if name in self.fields if scope is None or scope.access(self.fields[name].id) is None
         }
         return self.load(state, set(names) - denied, passive)
 

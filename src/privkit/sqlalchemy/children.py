@@ -63,7 +63,7 @@ def with_consent(
     subject = _subject(guard, table)
     if not needing or subject is None or subject.model.child is None:
         return None
-    return _through(guard, table, at, lambda row: _allowed(guard, subject, row, needing, today))
+    return _through(guard, table, at, lambda row: _allowed(guard, row, needing, today))
 
 
 def _subject(guard: Guard, table: Table) -> Protected | None:
@@ -88,13 +88,13 @@ def _through(
 
 
 def _allowed(
-    guard: Guard, subject: Protected, row: FromClause, purposes: tuple[str, ...], today: Callable[[], date]
+    guard: Guard, row: FromClause, purposes: tuple[str, ...], today: Callable[[], date]
 ) -> ColumnElement[bool]:
     of_age = row.c[ADULT_COLUMN] <= bindparam(None, callable_=today, type_=Date())
     givable = [name for name in purposes if guard.policy.purposes[name].children == "consent"]
     if len(givable) < len(purposes):
         return of_age
-    consent = subject.table.metadata.tables[CONSENT]
+    consent = guard.own_table(CONSENT)
     return or_(of_age, and_(*(_given(consent, row, name) for name in givable)))
 
 

@@ -63,7 +63,7 @@ def state(target: Target, guard: Guard, subject_key: bytes, purpose: str) -> str
     Raises PolicyError for an unknown purpose.
     """
     guard.policy.purpose(purpose)
-    consent = ledger.own_table(guard, CONSENT)
+    consent = guard.own_table(CONSENT)
     events = select(consent.c.event).where(consent.c.subject == subject_key, consent.c.purpose == purpose)
     found = _connection(target).execute(events.order_by(consent.c.seq.desc()).limit(1)).scalar()
     return None if found is None else str(found)
@@ -123,7 +123,7 @@ def _record(
     notice: str | None,
 ) -> None:
     names, connection = _names(guard, purposes), _connection(target)
-    consent = ledger.own_table(guard, CONSENT)
+    consent = guard.own_table(CONSENT)
     who = None if guardian is None and event == WITHDRAWN else _token(guard, guardian)
     row = {"subject": subject_key, "event": event, "guardian": who, "method": method, "notice": notice}
     # Taken first, so that numbers are given out in the order in which writers commit.

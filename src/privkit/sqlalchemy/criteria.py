@@ -9,9 +9,9 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Boolean, Column, ColumnElement, FromClause, Select, Table, and_, inspect, not_, or_
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Mapper, ORMExecuteState, defaultload, defer, with_loader_criteria
 from sqlalchemy.orm.util import AliasedInsp
-from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.selectable import Alias, CompoundSelect, Join
@@ -98,7 +98,9 @@ def _build(guard: Guard, scope: purposes.Scope | None) -> Criteria:
     conditions = {table: row_visible(guard, table, table, scope) for table in guard.tables}
     hiding = {table: condition for table, condition in conditions.items() if condition is not None}
     options = (
-        with_loader_criteria(guard.tables[table].mapper.class_, _of_entity(guard, table, condition), include_aliases=True)
+        with_loader_criteria(
+            guard.tables[table].mapper.class_, _of_entity(guard, table, condition), include_aliases=True
+        )
         for table, condition in hiding.items()
     )
     return Criteria(tuple(options), frozenset(hiding))
@@ -152,7 +154,7 @@ def _with_options(guard: Guard, scope: purposes.Scope | None, statement: Any, pa
 
 
 def _without_earlier_criteria(guard: Guard, statement: Any) -> Any:
-    """A relationship load inherits the criteria of the statement that loaded its parent, perhaps for another purpose."""
+    """A relationship load inherits the criteria under which its parent was loaded, perhaps for another purpose."""
     ours = {id(option) for criteria in guard.criteria.values() for option in criteria.options}
     kept = tuple(option for option in statement._with_options if id(option) not in ours)
     if len(kept) == len(statement._with_options):

@@ -16,6 +16,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     LargeBinary,
+    String,
     Table,
     and_,
     bindparam,
@@ -39,9 +40,10 @@ from privkit.markers import BirthDate, Delete, Technique
 from privkit.policy import Keep
 from privkit.policy.resolve import FieldRule
 from privkit.sqlalchemy import holds, keystore
-from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.children import ADULT
+from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.mapping import ADULT_COLUMN, KEY_COLUMN
+from privkit.sqlalchemy.tables import KEY
 from privkit.sqlalchemy.types import Guarded, Sealed
 from privkit.sqlalchemy.visibility import all_passed, table_rules
 
@@ -123,8 +125,9 @@ def due(guard: Guard, target: Target, now: Now) -> ColumnElement[bool] | None:
 def not_done(target: Target) -> ColumnElement[bool]:
     """Return SQL that is true while the value is still there; the state is recorded, not guessed from its shape."""
     column = target.column
-    assert column is not None and isinstance(column.type, Guarded)
-    present = type_coerce(column, column.type.impl_instance).is_not(None)
+    assert column is not None
+    assert isinstance(column.type, Guarded)
+    present: ColumnElement[bool] = type_coerce(column, column.type.impl_instance).is_not(None)
     if not column.nullable and column.type.sealed:
         present = func.length(type_coerce(column, LargeBinary())) != len(DESTROYED)
     if leaves_residue(target.technique) and not column.nullable and not column.type.sealed:
@@ -133,7 +136,7 @@ def not_done(target: Target) -> ColumnElement[bool]:
 
 
 def _residue(column: Column[Any]) -> Column[Any]:
-    return column.table.c[f"{column.name}_residue"]  # type: ignore[no-any-return]
+    return column.table.c[f"{column.name}_residue"]
 
 
 def deletable(guard: Guard, table: Table, now: Now) -> ColumnElement[bool] | None:
@@ -275,7 +278,7 @@ def replace_with_residue(
     assert column is not None
     matching = [key == bindparam(f"key_{number}", type_=key.type) for number, key in enumerate(columns)]
     emptied = _emptied(target)
-    residue = bindparam("residue")
+    residue = bindparam("residue", type_=String())
     if not column.nullable and not _sealed(column):
         emptied[column.key] = bindparam("in_place", type_=column.type)
     statement = update(target.table).where(*matching).values({**emptied, _residue(column).key: residue})
@@ -313,7 +316,7 @@ def unsuppressible(target: Target) -> bool:
 
 def destroy_keys(connection: Connection, guard: Guard, ids: Iterable[bytes]) -> int:
     """Destroy data subjects' keys and leave their tombstones. Returns how many were living."""
-    table, wanted, count = keystore.key_table(guard), list(set(ids)), 0
+    table, wanted, count = guard.own_table(KEY), list(set(ids)), 0
     for start in range(0, len(wanted), keystore.CHUNK):
         chunk = wanted[start : start + keystore.CHUNK]
         living = table.c.id.in_(chunk) & table.c.wrapped.is_not(None)

@@ -23,7 +23,7 @@ def event_time(guard: Guard, table: Table, at: FromClause, event: str) -> Column
     path = source.path if isinstance(source, Latest) else source
     head, _, rest = path.partition(".")
     if not rest:
-        column = each.mapper.columns[head] if head in each.mapper.columns else None
+        column = each.mapper.columns.get(head)
         if column is None:
             raise _unknown(each, event, path)
         return _at(at, column, table)
@@ -37,6 +37,7 @@ def _related(each: Protected, at: FromClause, event: str, head: str, rest: str, 
     target = relationship.mapper
     if relationship.secondary is not None or rest not in target.columns or relationship.uselist is not latest:
         raise _unknown(each, event, f"{head}.{rest}")
+    assert isinstance(target.local_table, Table)
     remote = own_alias(target.local_table)
     column = remote.c[target.columns[rest].key]
     pairs = relationship.local_remote_pairs or ()
@@ -44,7 +45,7 @@ def _related(each: Protected, at: FromClause, event: str, head: str, rest: str, 
     chosen = func.max(column, type_=kind) if latest else column
     query = select(chosen)
     for local, theirs in pairs:
-        query = query.where(remote.c[theirs.key] == _at(at, local, each.table))  # type: ignore[arg-type]
+        query = query.where(remote.c[str(theirs.key)] == _at(at, local, each.table))
     return query.correlate_except(remote).scalar_subquery()
 
 

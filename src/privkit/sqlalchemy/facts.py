@@ -20,7 +20,7 @@ from sqlalchemy.sql.selectable import AliasedReturnsRows, CompoundSelect, TableC
 from sqlalchemy.sql.visitors import ExternallyTraversible
 
 from privkit.catalog import Field
-from privkit.sqlalchemy.types import COVERED, Guarded, field_of
+from privkit.sqlalchemy.types import COVERED, Guarded, field_of, original
 
 CRITERION = "for_loader_criteria"
 """SQLAlchemy's annotation of criteria that with_loader_criteria() added, which it keeps when it adapts them."""
@@ -100,7 +100,7 @@ def _walk(statement: Any, facts: Facts, *, spell_out: bool) -> None:
         if isinstance(node, TextClause | TextualSelect) or _is_literal(node):
             facts.textual = True
         if isinstance(node, Table):
-            facts.tables.add(_original(node))
+            facts.tables.add(original(node))
         elif isinstance(node, Select):
             stack.extend(_select(node, place, spell_out=spell_out))
         elif isinstance(node, AliasedReturnsRows):
@@ -156,18 +156,13 @@ def _note_column(column: Any, facts: Facts, place: _Place) -> None:
         if found is None:
             continue
         if isinstance(base.table, Table):
-            facts.tables.add(_original(base.table))
+            facts.tables.add(original(base.table))
         if place is _Place.LISTED and isinstance(column.type, Guarded):
             facts.selected[found.id] = found
         else:
             facts.used[found.id] = found
             if isinstance(base.type, Guarded) and COVERED not in column._annotations:
                 facts.uncovered[found.id] = found
-
-
-def _original(table: Table) -> Table:
-    """The ORM annotates copies of its tables; the original is the one that is known."""
-    return table.metadata.tables.get(table.key, table)
 
 
 def _is_literal(node: Any) -> bool:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Alias, Table
+from sqlalchemy import Table
 from sqlalchemy.orm import Mapper
+from sqlalchemy.sql.selectable import NamedFromClause
 
 from privkit import purposes
 from privkit.catalog import Field, Model
@@ -24,7 +25,7 @@ from privkit.markers import Equality
 from privkit.policy import Policy
 from privkit.policy.resolve import FieldRule, resolve
 from privkit.purposes import Access, Scope
-from privkit.sqlalchemy import mapping
+from privkit.sqlalchemy import mapping, tables
 from privkit.sqlalchemy.attributes import not_needed
 from privkit.sqlalchemy.types import Guarded, Processor
 
@@ -47,7 +48,7 @@ OWN_ALIAS = "privkit_"
 """How the aliases of tables begin that privkit itself joins to a statement, to look up owners, events and consent."""
 
 
-def own_alias(table: Table) -> Alias:
+def own_alias(table: Table) -> NamedFromClause:
     """Return an alias of ``table`` for a subquery of privkit's own."""
     return table.alias(f"{OWN_ALIAS}{table.name}")
 
@@ -73,7 +74,7 @@ class Guard:
     def __init__(
         self, policy: Policy, mappers: Callable[[], Iterable[Mapper[Any]]], keyring: Keyring, clock: Clock
     ) -> None:
-        self.policy, self.keyring, self._mappers, self._clock = policy, keyring, mappers, clock
+        self.policy, self.keyring, self.mappers, self._clock = policy, keyring, mappers, clock
         self.keys = KeyCache()
         self.shredded: set[bytes] = set()
         self.rules: dict[str, FieldRule] = {}
@@ -86,7 +87,7 @@ class Guard:
 
     def refresh(self) -> None:
         """Read the declarations of all mapped classes again. Raises PolicyError where they do not fit the policy."""
-        mappers = sorted(self._mappers(), key=lambda mapper: mapper.class_.__qualname__)
+        mappers = sorted(self.mappers(), key=lambda mapper: mapper.class_.__qualname__)
         classes = {}
         for mapper in mappers:
             model = mapping.install(mapper)
@@ -103,6 +104,19 @@ class Guard:
         for each in sorted(classes.values(), key=lambda each: len(each.mapper.class_.__mro__)):
             self.tables.setdefault(each.table, each)
         self.version += 1
+
+    def own_table(self, name: str) -> Table:
+        """Return one of privkit's own tables in the models' MetaData. Raises NotProtectedError where there is none."""
+        for table in self.tables:
+            found = tables.find(table.metadata, name)
+            if found is not None:
+                return found
+        raise NotProtectedError(
+            "No model of this Privacy declares anything, so privkit's tables are not in its MetaData.",
+            "There is nowhere to keep keys or evidence.",
+            "Annotate a model, or pass the base whose models are annotated: Privacy(models=Base).",
+            table=name,
+        )
 
     def now(self) -> datetime:
         """Return the current instant of this guard's clock, in UTC."""
@@ -195,7 +209,8 @@ class Guard:
         try:
             key_id = parse(envelope).key_id
         except SealedError as error:
-            return _in_field(error, field)
+            located: SealedError = _in_field(error, field)
+            return located
         if key_id in self.shredded:
             return ShreddedError(
                 f"The key of a sealed value of {field} was destroyed.",

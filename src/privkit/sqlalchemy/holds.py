@@ -26,10 +26,9 @@ from privkit.deidentify import token
 from privkit.errors import InvalidValue
 from privkit.sqlalchemy import ledger
 from privkit.sqlalchemy.guard import Guard
-from privkit.sqlalchemy.keystore import key_table
 from privkit.sqlalchemy.mapping import KEY_COLUMN
 from privkit.sqlalchemy.ownership import owner_key
-from privkit.sqlalchemy.tables import HOLD
+from privkit.sqlalchemy.tables import HOLD, KEY
 
 
 def place(
@@ -56,7 +55,7 @@ def place(
     if ends is not None and ends <= now:
         raise _useless("It would have ended already.", "Give an instant in the future, or none.")
     ledger.lock(connection, guard)
-    hold = ledger.own_table(guard, HOLD)
+    hold = guard.own_table(HOLD)
     values = {"subject": subject, "table_name": table, "reason": reason, "placed_by": by, "placed_at": now}
     placed = connection.execute(insert(hold).values(values | {"until": ends}))
     hold_id: int = placed.inserted_primary_key[0]  # type: ignore[index]
@@ -69,7 +68,7 @@ def release(connection: Connection, guard: Guard, hold_id: int, *, by: str) -> N
     """End a hold now. The row stays, and the ledger gets a line. Raises InvalidValue when no such hold is open."""
     _require(by, "the name of who released it")
     ledger.lock(connection, guard)
-    hold = ledger.own_table(guard, HOLD)
+    hold = guard.own_table(HOLD)
     placed = update(hold).where(hold.c.id == hold_id, hold.c.released_at.is_(None))
     if not connection.execute(placed.values(released_at=guard.now())).rowcount:
         raise InvalidValue(
@@ -85,12 +84,12 @@ def held(guard: Guard, table: Table, at: FromClause, now: Callable[[], datetime]
 
     Never NULL. Raises MappingError where the declared owner of ``table`` cannot be reached.
     """
-    hold = ledger.own_table(guard, HOLD).alias()
+    hold = guard.own_table(HOLD).alias()
     here = hold.c.table_name.in_(list(_names(guard, table)))
     whole = exists(select(1).select_from(hold).where(_active(hold, now), hold.c.subject.is_(None), here))
     if not _has_owner(guard, table):
         return whole
-    theirs = ledger.own_table(guard, HOLD).alias()
+    theirs = guard.own_table(HOLD).alias()
     there = or_(theirs.c.table_name.is_(None), theirs.c.table_name.in_(list(_names(guard, table))))
     subjects = select(theirs.c.subject).where(_active(theirs, now), theirs.c.subject.is_not(None), there)
     # A row whose owner is not set yet has no key id, and NULL IN (...) would be neither held nor free.
@@ -133,7 +132,7 @@ def _check_reach(connection: Connection, guard: Guard, subject: bytes | None, ta
     if subject is not None and table is not None and not owned[table]:
         raise _useless("The table's rows belong to no data subject.", "Hold the whole table: leave subject out.")
     if subject is not None:
-        keys = key_table(guard)
+        keys = guard.own_table(KEY)
         living = select(keys.c.id).where(keys.c.id == subject, keys.c.wrapped.is_not(None))
         if connection.execute(living).first() is None:
             raise _useless("Its data subject has no living key.", "Take the key id from the data subject's row.")

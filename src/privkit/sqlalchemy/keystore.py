@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Connection, Table, insert, select
+from sqlalchemy import Connection, insert, select
 
 from privkit.crypto import SubjectKey
 from privkit.errors import ShreddedError
@@ -14,14 +14,6 @@ from privkit.sqlalchemy.tables import KEY
 
 CHUNK = 500
 """How many ids go into one IN list; SQLite allows 999 variables in older builds."""
-
-
-def key_table(guard: Guard) -> Table:
-    """Return privkit's key table in the models' MetaData."""
-    for each in guard.classes.values():
-        if KEY in each.table.metadata.tables:
-            return each.table.metadata.tables[KEY]
-    raise LookupError(KEY)
 
 
 def load(connection: Connection, guard: Guard, ids: Iterable[bytes]) -> list[SubjectKey]:
@@ -38,7 +30,7 @@ def load(connection: Connection, guard: Guard, ids: Iterable[bytes]) -> list[Sub
             missing.append(key_id)
         else:
             found.append(key)
-    table = key_table(guard) if missing else None
+    table = guard.own_table(KEY) if missing else None
     for start in range(0, len(missing), CHUNK):
         assert table is not None
         chunk = missing[start : start + CHUNK]
@@ -73,6 +65,6 @@ def create(connection: Connection, guard: Guard, count: int) -> list[SubjectKey]
     rows: list[dict[str, Any]] = [
         {"id": key.id, "wrapped": guard.keyring.wrap(key.id, key.secret), "created_at": now} for key in keys
     ]
-    connection.execute(insert(key_table(guard)), rows)
+    connection.execute(insert(guard.own_table(KEY)), rows)
     guard.keys.put(keys)
     return keys

@@ -22,7 +22,6 @@ from sqlalchemy import (
 )
 
 from privkit import ledger
-from privkit.errors import NotProtectedError
 from privkit.ledger import Entry, Verified
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.tables import LEDGER
@@ -34,19 +33,6 @@ _WRITERS = int.from_bytes(b"privkit\x01", "big")
 """The advisory lock that PostgreSQL's writers of the ledger take, one after the other."""
 
 
-def own_table(guard: Guard, name: str) -> Table:
-    """Return one of privkit's own tables in the models' MetaData. Raises NotProtectedError where no model has one."""
-    for each in guard.classes.values():
-        if name in each.table.metadata.tables:
-            return each.table.metadata.tables[name]
-    raise NotProtectedError(
-        "No model of this Privacy declares anything, so privkit's tables are not in its MetaData.",
-        "There is nowhere to write evidence.",
-        "Annotate a model, or pass the base whose models are annotated: Privacy(models=Base).",
-        table=name,
-    )
-
-
 def append(connection: Connection, guard: Guard, kind: str, body: Mapping[str, object]) -> Entry:
     """Append one line in the transaction of ``connection``, and return it.
 
@@ -54,7 +40,7 @@ def append(connection: Connection, guard: Guard, kind: str, body: Mapping[str, o
     for an unknown kind, InvalidValue for a body that may hold anything.
     """
     lock(connection, guard)
-    table = own_table(guard, LEDGER)
+    table = guard.own_table(LEDGER)
     newest = connection.execute(_lines(connection, table).order_by(table.c.seq.desc()).limit(1)).first()
     previous = _entry(newest) if newest else None
     entry = ledger.next_entry(guard.keyring.secret("ledger"), previous, guard.now(), kind, body)
@@ -70,13 +56,13 @@ def lock(connection: Connection, guard: Guard) -> None:
         return
     # SQLite has one writer at a time, but a SELECT makes none: two could read one head. An UPDATE begins the
     # transaction where the driver has not, and takes the write lock although it matches no row.
-    table = own_table(guard, LEDGER)
+    table = guard.own_table(LEDGER)
     connection.execute(update(table).where(false()).values(seq=table.c.seq))
 
 
 def entries(connection: Connection, guard: Guard) -> Iterator[Entry]:
     """Yield all lines by number, ``PAGE`` at a time."""
-    table, after = own_table(guard, LEDGER), None
+    table, after = guard.own_table(LEDGER), None
     while True:
         query = _lines(connection, table).order_by(table.c.seq).limit(PAGE)
         rows = connection.execute(query if after is None else query.where(table.c.seq > after)).all()

@@ -34,7 +34,7 @@ def after_mapper_constructed(mapper: Mapper[Any], cls: type) -> None:
 
 def on_marked(cls: type) -> None:
     """Prepare a class that a decorator just marked, and what inherits from it."""
-    mapper = inspect(cls, raiseerr=False)
+    mapper: Any = inspect(cls, raiseerr=False)
     if isinstance(mapper, Mapper):
         for each in mapper.self_and_descendants:
             install(each)

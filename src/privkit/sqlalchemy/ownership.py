@@ -44,7 +44,8 @@ def hop(guard: Guard, table: Table) -> Hop | None:
 
 def _inheritance(each: Protected) -> Hop:
     base = each.mapper.inherits
-    assert base is not None and isinstance(base.local_table, Table)
+    assert base is not None
+    assert isinstance(base.local_table, Table)
     pairs = []
     for key in each.table.primary_key.columns:
         for foreign in key.foreign_keys:
@@ -60,9 +61,7 @@ def _owner_hop(each: Protected, path: str) -> Hop:
             return Hop(((column.key, foreign.column.key),), foreign.column.table)
     elif path in each.mapper.relationships:
         relationship = each.mapper.relationships[path]
-        pairs = tuple(
-            (local.key, remote.key) for local, remote in relationship.local_remote_pairs or () if local is not None
-        )
+        pairs = tuple((str(local.key), str(remote.key)) for local, remote in relationship.local_remote_pairs or ())
         target = relationship.mapper.local_table
         if relationship.secondary is None and isinstance(target, Table):
             return Hop(pairs, target)

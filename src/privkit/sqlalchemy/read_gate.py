@@ -17,6 +17,7 @@ from privkit.sqlalchemy.attributes import not_exact, not_needed
 from privkit.sqlalchemy.facts import Facts, facts_of
 from privkit.sqlalchemy.guard import Guard
 
+
 def before_cursor_execute(guard: Guard, connection: Connection, statement: str, context: Any) -> None:
     """Hold a statement to the current purpose. Raises PurposeError or StatementRefused before it is sent."""
     scope = purposes.current()
@@ -49,7 +50,7 @@ def check(guard: Guard, facts: Facts, scope: purposes.Scope | None) -> None:
             raise StatementRefused(
                 f"{field} is sorted or computed with, where its expiry cannot be applied.",
                 "A value whose lifetime has ended would still decide the result.",
-                f"Wrap it: privacy.readable(...) on it reads as NULL once it has expired.",
+                "Wrap it: privacy.readable(...) on it reads as NULL once it has expired.",
                 field=field.id,
             )
 

@@ -8,9 +8,14 @@ KEY, LEDGER, HOLD, CONSENT = "privkit_key", "privkit_ledger", "privkit_hold", "p
 _Serial = BigInteger().with_variant(Integer, "sqlite")
 
 
+def find(metadata: MetaData, name: str) -> Table | None:
+    """Return one of privkit's tables in ``metadata``, in its default schema."""
+    return metadata.tables.get(f"{metadata.schema}.{name}" if metadata.schema else name)
+
+
 def install(metadata: MetaData) -> None:
     """Add the tables to ``metadata`` unless they are there."""
-    if KEY in metadata.tables:
+    if find(metadata, KEY) is not None:
         return
     Table(
         KEY,

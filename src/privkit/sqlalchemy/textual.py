@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from functools import lru_cache
+from typing import Any
 
 import sqlglot
 from sqlalchemy import Dialect
@@ -70,7 +71,7 @@ def _columns(statement: str, dialect: str) -> frozenset[str] | None:
     return frozenset(names)
 
 
-def _mentioned(tree: exp.Expression) -> set[str]:
+def _mentioned(tree: Any) -> set[str]:
     names = {node.name.lower() for node in tree.find_all(exp.Identifier)}
     for star in tree.find_all(exp.Star):
         if not isinstance(star.parent, exp.Count):

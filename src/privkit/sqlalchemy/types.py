@@ -9,7 +9,7 @@ search can. ``SearchIndex`` is the type of the hidden ``<field>_ix`` column.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import BindParameter, Boolean, ColumnElement, Dialect, LargeBinary, Table, and_
 from sqlalchemy.exc import DontWrapMixin
@@ -43,8 +43,9 @@ class IndexHash(bytes):
 def unwrapped(error: PrivkitError) -> PrivkitError:
     """Return ``error`` as a subclass that SQLAlchemy raises as it is, not inside a StatementError with parameters."""
     kind = type(error)
-    bare = type(kind.__name__, (kind, DontWrapMixin), {"__module__": kind.__module__, "__doc__": kind.__doc__})
-    return bare(error.what, error.why, error.fix, **error.data)
+    bare: Any = type(kind.__name__, (kind, DontWrapMixin), {"__module__": kind.__module__, "__doc__": kind.__doc__})
+    made: PrivkitError = bare(error.what, error.why, error.fix, **error.data)
+    return made
 
 
 def protecting(dialect: Dialect, field: Field) -> Guard:
@@ -78,16 +79,16 @@ class Guarded(TypeDecorator[Any]):
     def decide(self, guard: Guard | None, *, sealed: bool) -> None:
         """Store the field as envelopes, or as the model declared it, under the rules of ``guard``."""
         self.guard, self.sealed = guard, sealed
-        self.impl = LargeBinary() if sealed else self.plain
+        self.impl = LargeBinary() if sealed else self.plain  # type: ignore[assignment]
         for memo in ("impl_instance", "comparator_factory"):
             self.__dict__.pop(memo, None)
 
     @property
-    def comparator_factory(self) -> Any:
+    def comparator_factory(self) -> Any:  # type: ignore[override]
         """Sealed columns serve only what their search can; others keep their own operators, until they expire."""
         if self.sealed:
             return SealedComparator
-        return type("ExpiringComparator", (ExpiringOperators, self.plain.comparator_factory), {})
+        return type("ExpiringComparator", (ExpiringOperators, cast(type, self.plain.comparator_factory)), {})
 
     def coerce_compared_value(self, op: Any, value: Any) -> Any:
         if self.sealed:
@@ -275,7 +276,7 @@ def _plain_values(operand: Any) -> bool:
     """Index hashes are made from values; a column or expression has none yet."""
     values = operand if isinstance(operand, list | tuple | set | frozenset) else (operand,)
     return not any(
-        isinstance(value, ColumnElement) and not isinstance(value, BindParameter)
+        (isinstance(value, ColumnElement) and not isinstance(value, BindParameter))
         or hasattr(value, "__clause_element__")
         for value in values
     )
@@ -319,6 +320,11 @@ def field_of(column: Any) -> Field | None:
     """Return the field behind a column or its search index, or None when it holds no personal data."""
     kind = getattr(column, "type", None)
     return kind.field if isinstance(kind, Guarded | SearchIndex) else None
+
+
+def original(table: Table) -> Table:
+    """Return the table that an annotated copy, such as the ORM hands over, was made of."""
+    return table.metadata.tables.get(table.key, table)
 
 
 def guarded_columns(table: Table) -> dict[str, Guarded]:

@@ -33,7 +33,9 @@ from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.ownership import owner_key
 from privkit.sqlalchemy.types import COVERED, Guarded, plain_type, search_refused
 
-_THREE, _SIXTEEN, _ONE = literal_column("3"), literal_column("16"), literal_column("1")
+_THREE: Any = literal_column("3")
+_SIXTEEN: Any = literal_column("16")
+_ONE: Any = literal_column("1")
 _FAR = datetime(9999, 12, 31, tzinfo=UTC)
 
 
@@ -93,9 +95,7 @@ def expired(guard: Guard, kind: Guarded, table: Table, at: FromClause) -> Column
     """Return SQL that is true when no purpose in force may see the field any more; None: it never expires."""
     events = _events(guard, kind)
     times = [(event, event_time(guard, table, at, event)) for event in events]
-    dead = [
-        _time_or_far(time, several=len(events) > 1) <= _cutoff(guard, kind, event, time) for event, time in times
-    ]
+    dead = [_time_or_far(time, several=len(events) > 1) <= _cutoff(guard, kind, event, time) for event, time in times]
     return and_(*dead) if dead else None
 
 
@@ -174,4 +174,3 @@ def _standing(column: ColumnElement[Any], kind: Guarded) -> tuple[Table, FromCla
         "Select it as a plain column of the model.",
         field=kind.field.id,
     )
-

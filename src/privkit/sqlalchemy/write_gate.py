@@ -26,18 +26,16 @@ from privkit.sqlalchemy.attributes import not_needed
 from privkit.sqlalchemy.guard import Guard, own_alias
 from privkit.sqlalchemy.mapping import KEY_COLUMN
 from privkit.sqlalchemy.ownership import hop, owner_key
-from privkit.sqlalchemy.types import Guarded, IndexHash, Sealed, field_of, guarded_columns
+from privkit.sqlalchemy.types import Guarded, IndexHash, Sealed, field_of, guarded_columns, original
 
 Parameters = list[dict[str, Any]]
 
 
-def before_execute(
-    guard: Guard, connection: Connection, statement: Any, many: Any, one: Any
-) -> tuple[Any, Any, Any]:
+def before_execute(guard: Guard, connection: Connection, statement: Any, many: Any, one: Any) -> tuple[Any, Any, Any]:
     """Seal what an INSERT or UPDATE writes. Returns the statement and parameters to go on with."""
     if not isinstance(statement, Insert | Update) or not isinstance(statement.table, Table) or _internal():
         return statement, many, one
-    table = _base(statement.table)
+    table = original(statement.table)
     guarded = guarded_columns(table)
     if table not in guard.tables or not (guarded or KEY_COLUMN in table.columns):
         return statement, many, one
@@ -60,18 +58,13 @@ def _internal() -> bool:
     return scope is not None and scope.internal
 
 
-def _base(table: Table) -> Table:
-    """The ORM hands over an annotated copy of its table; the original is the one that is known."""
-    return table.metadata.tables.get(table.key, table)
-
-
 def _values_as_parameters(
     statement: Insert | Update, table: Table, guarded: Mapping[str, Guarded], parameters: Parameters
 ) -> tuple[Any, Parameters]:
     """Move literal values of ``.values()`` for guarded columns into the parameters, and refuse expressions there."""
     if isinstance(statement, Insert):
         _refuse_unseen(statement, table)
-    given = dict(statement._values or {}) | dict(getattr(statement, "_ordered_values", None) or ())
+    given: dict[Any, Any] = dict(statement._values or {}) | dict(getattr(statement, "_ordered_values", None) or ())
     moved: dict[str, Any] = {}
     for key, value in given.items():
         column = table.columns[key if isinstance(key, str) else key.key]
@@ -87,7 +80,7 @@ def _values_as_parameters(
     if any(name in each for each in parameters for name in moved):
         return statement, parameters
     rest = {key: value for key, value in given.items() if (key if isinstance(key, str) else key.key) not in moved}
-    copy = statement._generate()
+    copy: Any = statement._generate()
     copy._values = type(statement._values)(rest) if statement._values is not None and rest else None
     if getattr(copy, "_ordered_values", None):
         copy._ordered_values = [(key, value) for key, value in copy._ordered_values if key in rest]
@@ -130,9 +123,9 @@ def _check_purpose(guard: Guard, guarded: Mapping[str, Guarded], parameters: Par
     """A field may be collected or changed only under a purpose that needs it; None collects nothing."""
     scope = purposes.current()
     for name, kind in guarded.items():
-        if scope is None or scope.access(guard.rule(kind.field).field.id) is None:
-            if any(each.get(name) is not None for each in parameters):
-                raise not_needed(kind.field, scope)
+        allowed = scope is not None and scope.access(guard.rule(kind.field).field.id) is not None
+        if not allowed and any(each.get(name) is not None for each in parameters):
+            raise not_needed(kind.field, scope)
 
 
 def _store_event_times(guard: Guard, table: Table, parameters: Parameters) -> None:
