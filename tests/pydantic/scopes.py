@@ -21,8 +21,8 @@ HOME = GeoPoint(51.5074, -0.1278)
 
 
 @contextmanager
-def purpose(*names: str) -> Iterator[purposes.Scope]:
-    entry = purposes.enter(purposes.scope_for(POLICY, (), names, clock=lambda: NOW))
+def purpose(*names: str, now: datetime = NOW) -> Iterator[purposes.Scope]:
+    entry = purposes.enter(purposes.scope_for(POLICY, (), names, clock=lambda: now))
     try:
         yield entry.scope
     finally:

@@ -219,7 +219,7 @@ async def test_asyncio_connections_append_too(async_database_url: str, database_
 
 
 def test_the_ledger_needs_no_purpose_and_no_criteria(service: RideService) -> None:
-    table = ledger.own_table(service.guard, "privkit_ledger")
+    table = service.guard.own_table("privkit_ledger")
     append(service, 1)
     with service.privacy.purpose("pickup"), service.engine.connect() as connection:
         assert [1] == list(connection.execute(select(table.c.seq)).scalars())

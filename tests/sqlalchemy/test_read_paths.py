@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -157,6 +158,11 @@ def notes(persons: Any) -> list[Any]:
 # Reading
 
 
+def people_of(alias: Any) -> Any:
+    """An alias, with the attributes that privkit adds to its class."""
+    return alias
+
+
 @reads(NOTES)
 def entity(s: Session) -> Any:
     return notes(s.scalars(select(Person)))
@@ -214,7 +220,8 @@ def label(s: Session) -> Any:
 
 @reads([(each, note) for each, note in enumerate(NOTES, 1)])
 def bundle(s: Session) -> Any:
-    return sorted((row[0].id, row[0].note) for row in s.execute(select(Bundle("b", Person.id, Person.note))))
+    found: Any = s.execute(select(Bundle("b", Person.id, Person.note)))
+    return sorted((row[0].id, row[0].note) for row in found)
 
 
 @reads(NOTES)
@@ -248,7 +255,9 @@ def recursive_cte(s: Session) -> Any:
     start = select(Person.id, Person.note, Person.closed_at, people.c.privkit_key).where(Person.id == 1)
     found = start.cte("chain", recursive=True)
     other = aliased(Person)
-    step = select(other.id, other.note, other.closed_at, other.privkit_key).join(found, other.id == found.c.id + 1)
+    step = select(other.id, other.note, other.closed_at, people_of(other).privkit_key).join(
+        found, other.id == found.c.id + 1
+    )
     return rows(s.execute(select(found.union_all(step).c.note)))
 
 
@@ -358,7 +367,7 @@ def row_number(s: Session) -> Any:
 
 @reads("planted diary 1")
 def deferred_attribute(s: Session) -> Any:
-    return s.get(Person, 1).diary
+    return s.get_one(Person, 1).diary
 
 
 @reads("planted diary 1")
@@ -447,18 +456,18 @@ def collection_subquery(s: Session) -> Any:
 
 @reads("planted note 1")
 def get(s: Session) -> Any:
-    return s.get(Person, 1).note
+    return s.get_one(Person, 1).note
 
 
 @reads("planted note 1")
 def get_twice(s: Session) -> Any:
-    assert s.get(Person, 1) is s.get(Person, 1)
-    return s.get(Person, 1).note
+    assert s.get(Person, 1) is s.get_one(Person, 1)
+    return s.get_one(Person, 1).note
 
 
 @reads("planted note 1")
 def refreshed_three_times(s: Session) -> Any:
-    person = s.get(Person, 1)
+    person = s.get_one(Person, 1)
     for _ in range(3):
         s.refresh(person)
     return person.note
@@ -466,14 +475,14 @@ def refreshed_three_times(s: Session) -> Any:
 
 @reads("planted note 1")
 def refreshed_by_name(s: Session) -> Any:
-    person = s.get(Person, 1)
+    person = s.get_one(Person, 1)
     s.refresh(person, ["note"])
     return person.note
 
 
 @reads("planted note 1")
 def expired_and_touched(s: Session) -> Any:
-    person = s.get(Person, 1)
+    person = s.get_one(Person, 1)
     s.expire(person)
     assert 9 == person.rank
     return person.note
@@ -507,7 +516,7 @@ def partitions(s: Session) -> Any:
 
 @reads(NOTES)
 def fetched_one_by_one(s: Session) -> Any:
-    result = s.execute(select(Person.note).order_by(Person.id))
+    result: Any = s.execute(select(Person.note).order_by(Person.id))
     return [result.fetchone()[0], *(row[0] for row in result.fetchmany(1)), result.scalar()]
 
 
@@ -683,7 +692,7 @@ def a_subquery_with_a_forged_event(s: Session) -> Any:
 @reads("refused")
 def a_subquery_with_a_forged_owner(s: Session) -> Any:
     other = aliased(Person)
-    key = select(other.privkit_key).where(other.id == 2).scalar_subquery().label("privkit_key")
+    key = select(people_of(other).privkit_key).where(other.id == 2).scalar_subquery().label("privkit_key")
     forged = select(Person.id, Person.note, Person.closed_at, key).where(Person.id == 1).subquery()
     return rows(s.execute(select(forged.c.note)))
 
@@ -729,7 +738,7 @@ def between(s: Session, hit: bool) -> Any:
 
 @filters
 def a_boolean(s: Session, hit: bool) -> Any:
-    return rows(s.execute(select(Person.id).where(and_(Person.opted, true() if hit else Person.id < 0))))
+    return rows(s.execute(select(Person.id).where(and_(people.c.opted, true() if hit else Person.id < 0))))
 
 
 @filters
@@ -764,7 +773,9 @@ def sealed_filter_by(s: Session, hit: bool) -> Any:
 @filters
 def sealed_by_lambda(s: Session, hit: bool) -> Any:
     wanted = "planted1@x.example" if hit else "x@x.example"
-    return rows(s.execute(lambda_stmt(lambda: select(Person.id).where(Person.email == wanted))))
+    return rows(
+        s.execute(lambda_stmt(lambda: select(Person.id).where(Person.email == wanted), track_on=[s.get_bind()]))
+    )
 
 
 @filters
@@ -868,7 +879,8 @@ def where_of_an_update(s: Session, hit: bool) -> Any:
 @filters
 def where_of_an_orm_update(s: Session, hit: bool) -> Any:
     where = Person.city == ("planted city 1" if hit else "x")
-    return s.execute(update(Person).where(where).values(rank=Person.rank + 0)).rowcount
+    done: Any = s.execute(update(Person).where(where).values(rank=Person.rank + 0))
+    return done.rowcount
 
 
 @filters
@@ -878,7 +890,8 @@ def where_of_a_delete(s: Session, hit: bool) -> Any:
 
 @filters
 def where_of_an_orm_delete(s: Session, hit: bool) -> Any:
-    return s.execute(delete(Order).where(Order.wish == ("planted city 1" if hit else "x"))).rowcount
+    done: Any = s.execute(delete(Order).where(Order.wish == ("planted city 1" if hit else "x")))
+    return done.rowcount
 
 
 @filters
@@ -949,7 +962,7 @@ def order_by_sealed_bytes(s: Session, down: bool) -> Any:
 
 @sorts
 def order_by_collation(s: Session, down: bool) -> Any:
-    by = collate(Person.city, "BINARY" if s.get_bind().dialect.name == "sqlite" else "C")
+    by = collate(people.c.city, "BINARY" if s.get_bind().dialect.name == "sqlite" else "C")
     return _ids(s, by.desc() if down else by)
 
 
@@ -995,6 +1008,8 @@ def under(shop: Shop, condition: str) -> AbstractContextManager[Any]:
 
 
 REFUSED: dict[str, str] = {
+    "a_bare_column_in_where": "use the attribute",
+    "order_by_bare_column": "use the attribute",
     "cast_to_text": "wrap the field in current()",
     "concatenated": "wrap the field in current()",
     "count_of_a_column": "wrap the field in current()",
@@ -1033,11 +1048,7 @@ _DEFER = "InvalidRequestError: the hook's defer() meets the statement's own unde
 _EQUAL = "SearchError: SQLAlchemy's own look-up of a column compares with =="
 _UNCOVERED = "the operator is not covered with the expiry condition"
 _KNOWN: dict[str, tuple[tuple[str, ...], str]] = {
-    "a_bare_column_of_the_table": (ALL, _BARE),
-    "a_bare_table": (ALL, _BARE),
     "a_table_reflected_elsewhere": (ALL, _BARE),
-    "a_bare_column_in_where": (NOT_ALLOWED, _BARE),
-    "order_by_bare_column": (NOT_ALLOWED, _BARE),
     "a_view_as_a_table": (ALL, _VIEW),
     "text_over_a_view": (ALL, _VIEW),
     "a_literal_star": (ALL, "literal_column('*') counts as naming no column"),
@@ -1145,3 +1156,25 @@ def test_a_union_does_not_give_more_than_the_precision_of_the_purpose(shop: Shop
         found = outcome(lambda: session.execute(union_all(select(null()), select(Person.named_on))).all())
 
     assert found == "refused" or not any(isinstance(value, date | str) for (value,) in found)
+
+
+@pytest.mark.xfail(strict=True, reason="a comparison takes its guard, and so its clock, when it is built")
+@pytest.mark.parametrize("built", ["before any Privacy", "under another Privacy"])
+def test_a_statement_that_was_built_early_still_expires(sqlite_url: str, tmp_path: Path, built: str) -> None:
+    kind = people.c.email.type
+    first = open_shop(sqlite_url.replace("test", "other"), tmp_path)
+    if built == "before any Privacy":
+        kind.decide(None, sealed=True)  # as it is when a module with statements is imported
+    statement = select(Person.id).where(Person.email == "planted@x.example")
+    (tmp_path / "second").mkdir()
+    second = open_shop(sqlite_url, tmp_path / "second")
+    with second.privacy.purpose("care"), second.session() as session:
+        session.add(Person(id=1, email="planted@x.example", closed_at=CLOSED.replace(tzinfo=None)))
+        session.commit()
+    second.now = KEPT_UNTIL
+    with second.privacy.purpose("care"), second.session() as session:
+        found = outcome(lambda: rows(session.execute(statement)))
+    first.engine.dispose()
+    second.engine.dispose()
+
+    assert [] == found or found == "refused"

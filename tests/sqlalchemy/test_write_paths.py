@@ -8,14 +8,17 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from sqlalchemy import (
+    DateTime,
     MetaData,
     String,
     Table,
+    TypeDecorator,
     bindparam,
     cast,
     column,
@@ -34,7 +37,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_column
 from tests.databases import raw_rows
 from tests.sqlalchemy.shop import (
     LEFTOVERS,
@@ -56,8 +59,10 @@ from tests.sqlalchemy.shop import (
     open_shop,
 )
 
+from privkit import Personal, data_subject
 from privkit.errors import PrivkitError
 
+PLAIN_FIELD = Personal("user.name", purposes={"care"}, seal=False)
 people: Any = Person.__table__
 TABLES = ("people", "orders", "lines", "visits", "staff", "doctors", "contacts", "cards", "guests")
 Write = Callable[[Shop, Session], Any]
@@ -651,7 +656,6 @@ OPEN_WRITES = {
     "a function": "an expression for an unsealed field is not held to the purpose",
     "another column": "an expression for an unsealed field is not held to the purpose",
     "an upsert": "SET of ON CONFLICT is not held to the purpose",
-    "a bare table": "a table that is only named is not recognised",
     "a reflected table": "a table that is only named is not recognised",
 }
 
@@ -683,7 +687,7 @@ def test_the_key_of_a_data_subject_cannot_be_written(shop: Shop) -> None:
             session.execute(update(people).values(privkit_key=b"x" * 16))
 
 
-SHAPES = {
+SHAPES: dict[str, Callable[[], Any]] = {
     "owned by relationship": lambda: Order(person=Person(id=2, note="x"), address="planted"),
     "owned by foreign key": lambda: Visit(person_id=1, where="planted"),
     "owned by an owned": lambda: Line(order=Order(person=Person(id=2, note="x")), engraving="planted"),
@@ -710,7 +714,7 @@ def test_every_shape_of_model_is_sealed_and_read(shop: Shop, shape: str) -> None
     with shop.privacy.purpose("care"), shop.session() as session:
         session.add(Person(id=1))
         session.flush()
-        row = SHAPES[shape]()
+        row: Any = SHAPES[shape]()
         session.add(row)
         session.commit()
         names = [
@@ -786,7 +790,7 @@ async def test_an_async_session_seals_and_reads(shop: Shop, async_database_url: 
 
 
 def test_six_threads_write_and_read_through_one_engine(shop: Shop) -> None:
-    def work(worker: int) -> list[str]:
+    def work(worker: int) -> list[str | None]:
         mine = [{"id": worker * 1000 + each, "note": f"{worker}-{each}"} for each in range(500)]
         with shop.privacy.purpose("care"), shop.session() as session:
             for start in range(0, 500, 100):
@@ -840,3 +844,21 @@ async def test_gathered_tasks_each_keep_their_purpose(shop: Shop, async_database
     await engine.dispose()
 
     assert [["planted"], "refused"] * 10 == found
+
+
+@known("metaclass conflict: a TypeDecorator's comparator_factory is no class under SQLAlchemy 2.1")
+def test_an_unsealed_field_may_have_a_type_of_ones_own() -> None:
+    class Own(DeclarativeBase):
+        pass
+
+    class Moment(TypeDecorator[datetime]):
+        impl = DateTime
+        cache_ok = True
+
+    @data_subject
+    class Someone(Own):
+        __tablename__ = "someone"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        at: Mapped[Annotated[datetime | None, PLAIN_FIELD]] = mapped_column(Moment())
+
+    assert "someone.at" in str(select(Someone.at))

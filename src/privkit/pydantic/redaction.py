@@ -40,10 +40,17 @@ class _Words:
     def shown(self, part: int | str) -> int | str:
         if isinstance(part, int):
             return HIDDEN if self.numbers else part
-        kind, bracket, _ = part.partition("[")
-        # "[key]", "list[int]" and "constrained-str" are pydantic's names for a step into a schema
-        described = bool(bracket) and part.endswith("]") and (not kind or kind in self.known)
-        return part if part in self.known or described or part.startswith("constrained-") else HIDDEN
+        step = _step(part)
+        described = part in self.known if step is None else step in self.known or not step
+        return part if described else HIDDEN
+
+
+def _step(part: str) -> str | None:
+    """The kind of schema in pydantic's names for a step into one: "[key]", "list[int]", "constrained-str"."""
+    if part.startswith("constrained-"):
+        return ""
+    kind, bracket, _ = part.partition("[")
+    return kind if bracket and part.endswith("]") else None
 
 
 def redacted(error: ValidationError, model: Any = None) -> ValidationError:
@@ -85,8 +92,11 @@ def _is_known(kind: str, context: dict[str, Any]) -> bool:
 
 
 def _guessed(part: int | str) -> int | str:
-    name = part if isinstance(part, int) else part.partition("[")[0].replace("-", "_")
-    return part if isinstance(name, int) or not name or name.isidentifier() else HIDDEN
+    if isinstance(part, int):
+        return part
+    step = _step(part)
+    name = part if step is None else step.replace("-", "_") or "key"
+    return part if name.isidentifier() else HIDDEN
 
 
 _read: WeakKeyDictionary[Any, _Words] = WeakKeyDictionary()

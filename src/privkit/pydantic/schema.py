@@ -68,15 +68,16 @@ def _metadata(slot: Any) -> dict[str, Any]:
 def _gate(field: Field, schema: Any, refuse: bool) -> Any:
     """Wrap one field: pydantic looks for a default on the outside, so the gate stands inside of it."""
     has_default = schema["type"] == "default"
-    gate = Gate(field, not has_default, refuse)
     inner = schema["schema"] if has_default else schema
     if has_default and "serialization" in schema:
+        # a serializer of the developer's own, which must not go round the gate
         inner = {**inner, "serialization": schema["serialization"]}
-    outer = core_schema.no_info_wrap_validator_function(gate.validate, inner)
-    return {
-        **({**schema, "schema": outer} if has_default else outer),
-        "serialization": core_schema.wrap_serializer_function_ser_schema(gate.serialize),
-    }
+    gate = Gate(field, not has_default, refuse)
+    serialization = core_schema.wrap_serializer_function_ser_schema(gate.serialize)
+    outer = core_schema.no_info_wrap_validator_function(gate.validate, inner, serialization=serialization)
+    if not has_default:
+        return outer
+    return {key: value for key, value in schema.items() if key != "serialization"} | {"schema": outer}
 
 
 def _model_fields(cls: type[BaseModel], schema: Any, handler: GetCoreSchemaHandler) -> Any:
