@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import Engine
+from sqlalchemy import ColumnElement, Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Mapper, registry
 
@@ -25,6 +25,7 @@ from privkit.retention import Plan, Run
 from privkit.retention.run import Progress
 from privkit.sqlalchemy import Guard, holds, ledger, mapping, protect
 from privkit.sqlalchemy.consents import ConsentLedger
+from privkit.sqlalchemy.visibility import live
 
 _Callable = TypeVar("_Callable", bound=Callable[..., Any])
 
@@ -67,6 +68,13 @@ class Privacy:
         """
         self._scope(names)
         return PurposeBlock(lambda: self._scope(names))
+
+    def live(self, attribute: Any) -> ColumnElement[Any]:
+        """Return an unsealed field as an expression that is NULL once it has expired, to sort or compute with.
+
+        ``select(Rider).order_by(privacy.live(Rider.name))``. Raises SearchError for a sealed field.
+        """
+        return live(attribute)
 
     def annotate(self, model: type, **markers: Personal | NotPersonal) -> None:
         """Mark the fields of a model that cannot be edited. Raises MappingError for an unmapped class."""

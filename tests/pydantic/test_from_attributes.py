@@ -10,6 +10,8 @@ import pytest
 from pydantic import AliasChoices, AliasPath, ConfigDict, Field, RootModel, TypeAdapter
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from tests.meta import ROOT
+from tests.pydantic.scopes import EMAIL, HOME, NAME, purpose
 
 from privkit import (
     Cell,
@@ -27,8 +29,6 @@ from privkit import (
 from privkit.errors import PurposeError
 from privkit.location import cell
 from privkit.pydantic import PersonalModel
-from tests.meta import ROOT
-from tests.pydantic.scopes import EMAIL, HOME, NAME, purpose
 
 
 class Watched:
@@ -101,6 +101,13 @@ def test_without_a_purpose_nothing_personal_is_touched_and_the_read_is_refused()
 
 def test_an_object_without_personal_attributes_needs_no_purpose() -> None:
     assert 3 == View.model_validate(Watched(id=3)).id
+
+
+def test_an_attribute_that_equals_the_default_needs_no_purpose() -> None:
+    assert View(id=3) == View.model_validate(Watched(id=3, email=None, name=None))
+    assert View(id=3) == View.model_validate(View.model_construct(id=3))
+    with pytest.raises(PurposeError, match=r"View\.name"):
+        View.model_validate(Watched(id=3, email=None, name=NAME))
 
 
 def test_refusing_views_do_not_touch_what_they_refuse() -> None:

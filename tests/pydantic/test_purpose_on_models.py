@@ -6,7 +6,9 @@ import copy
 import json
 import pickle
 import warnings
+from collections.abc import Callable
 from datetime import date
+from functools import cached_property
 from typing import Annotated, Any
 
 import pytest
@@ -14,15 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, computed_field, model_serializer
 from pydantic_core import PydanticSerializationError
+from tests.pydantic.scopes import BORN, EMAIL, HOME, NAME, NOW, Contact, Rider, everything, full, purpose
 
 from privkit import Cell, Exact, GeoPoint, Location, NotPersonal, Personal, PrivkitError, Year, purposes
 from privkit.errors import PurposeError
 from privkit.location import cell
-from privkit.pydantic import PersonalModel
-from tests.pydantic.scopes import BORN, EMAIL, HOME, NAME, NOW, Contact, Rider, everything, full, purpose
+from privkit.pydantic import PersonalModel, gates
 
 PERSONAL = {"email", "name", "born", "home"}
-NEEDED = {
+NEEDED: dict[str, dict[str, Any]] = {
     "account": {"email": EMAIL, "name": NAME},
     "receipts": {"email": EMAIL},
     "age_check": {"born": BORN},
@@ -115,7 +117,7 @@ def test_a_dropped_value_is_not_even_validated() -> None:
 def test_an_unknown_way_with_unneeded_values_is_an_error() -> None:
     with pytest.raises(PrivkitError, match="drop"):
 
-        class Wrong(PersonalModel, unneeded="keep"):  # type: ignore[arg-type]
+        class Wrong(PersonalModel, unneeded="keep"):
             pass
 
 
@@ -173,14 +175,18 @@ def test_nested_models_and_lists_are_minimised_on_the_way_out() -> None:
 
 @pytest.mark.parametrize("how", ["model_dump", "model_dump_json"])
 def test_a_dump_without_a_purpose_is_refused_when_a_personal_field_is_set(how: str) -> None:
-    for model in (full(), Order.model_construct(number=1, rider=full()), Order.model_construct(number=1, others=[full()])):
+    for model in (
+        full(),
+        Order.model_construct(number=1, rider=full()),
+        Order.model_construct(number=1, others=[full()]),
+    ):
         with pytest.raises(PurposeError, match=r"Rider\.email is personal data and no purpose is set") as info:
             getattr(model, how)()
         assert (None, None) == (info.value.__cause__, info.value.__context__)
 
 
 def test_through_pydantic_itself_the_refusal_is_a_serialisation_error_with_the_same_message() -> None:
-    attempts = [
+    attempts: list[Callable[[], Any]] = [
         lambda: TypeAdapter(Rider).dump_python(full()),
         lambda: TypeAdapter(list[Rider]).dump_json([full()]),
         lambda: PlainOrder.model_construct(number=1, riders=[full()]).model_dump(),
@@ -355,6 +361,70 @@ def test_a_default_of_a_personal_field_is_not_personal_data_that_was_collected()
     for changed in ({"language": "cy"}, {"labels": ["x"]}):
         with pytest.raises(PurposeError):
             Preferences.model_construct(set(), **changed).model_dump()
+
+
+def test_an_explicit_default_is_no_personal_value_either() -> None:
+    rider = Rider.model_validate({"id": 1, "email": None})
+    assert {"id": 1} == rider.model_dump()
+    assert {"id": 1} == Refusing.model_validate_json('{"id": 1, "name": null}').model_dump()
+
+
+def test_a_default_that_is_validated_passes_its_gate() -> None:
+    class Validated(PersonalModel):
+        model_config = ConfigDict(validate_default=True)
+        language: Annotated[str, Personal("user.preferences", purposes={"account"})] = "en"
+        labels: Annotated[list[str], Personal("user.preferences", purposes={"account"})] = Field(default_factory=list)
+
+    assert ("en", []) == ((plain := Validated()).language, plain.labels)
+    with purpose("pickup"):
+        assert ("en", []) == ((plain := Validated(language="cy", labels=["x"])).language, plain.labels)
+
+
+def test_a_cached_property_does_not_survive_into_another_purpose() -> None:
+    class Cached(Rider):
+        @computed_field  # type: ignore[prop-decorator]
+        @cached_property
+        def hello(self) -> str:
+            return f"Dear {self.name}"
+
+    cached = Cached.model_construct(**everything())
+    assert f"Dear {NAME}" == cached.hello
+    with purpose("receipts"):
+        with pytest.raises(PurposeError, match="reads name"):
+            cached.model_dump()
+        assert {"id": 7, "email": EMAIL} == cached.model_dump(exclude={"hello"})
+    assert f"Dear {NAME}" == vars(cached)["hello"]
+
+
+def test_a_model_that_is_built_late_or_again_is_gated_once() -> None:
+    class Deferred(PersonalModel):
+        model_config = ConfigDict(defer_build=True)
+        email: Annotated[str | None, Personal("user.contact.email", purposes={"account"})] = None
+
+    for rebuild in (False, True, True):
+        if rebuild:
+            Deferred.model_rebuild(force=True)
+        with pytest.raises(PurposeError):
+            Deferred(email=EMAIL)
+        with purpose("account"):
+            assert {"email": EMAIL} == Deferred(email=EMAIL).model_dump()
+        with purpose("pickup"):
+            assert {} == Deferred(email=EMAIL).model_dump()
+
+
+def test_revalidated_instances_are_minimised() -> None:
+    class Again(Rider):
+        model_config = ConfigDict(revalidate_instances="always")
+
+    with purpose("receipts"):
+        assert (EMAIL, None) == ((again := Again.model_validate(full(Again))).email, again.name)
+
+
+def test_no_refusal_is_kept_after_it_was_raised() -> None:
+    with pytest.raises(PurposeError):
+        full().model_dump()
+    assert gates.refusal_of(ValueError("PK201: Rider.email is personal data and no purpose is set.")) is None
+    assert gates._refusal.get() is None
 
 
 def test_a_dump_warns_about_nothing_because_pydantic_warns_with_values() -> None:

@@ -25,11 +25,11 @@ from pydantic import (
     field_validator,
 )
 from pydantic.alias_generators import to_camel
+from tests.pydantic.scopes import EMAIL, HOME, NAME, POLICY, Contact, Rider, everything, full, purpose
 
 from privkit import Cell, Exact, GeoPoint, Location, NotPersonal, Personal, not_personal
 from privkit.errors import MappingError, PolicyError, PurposeError
 from privkit.pydantic import PersonalModel, check
-from tests.pydantic.scopes import EMAIL, HOME, NAME, POLICY, Contact, Rider, everything, full, purpose
 
 Email = Annotated[str, Personal("user.contact.email", purposes={"account", "receipts"})]
 Name = Annotated[str, Personal("user.name", purposes={"account"})]
@@ -90,7 +90,7 @@ def test_a_subclass_has_the_gates_of_its_bases_and_its_own() -> None:
         name: Name | None = None
 
     class Renamed(Named, unneeded="refuse"):
-        email: Annotated[str | None, Personal("user.contact.email", purposes={"receipts"})] = None
+        email: Annotated[str, Personal("user.contact.email", purposes={"receipts"})] = ""
 
     with purpose("account"):
         assert {"email": EMAIL, "country": "GB", "name": NAME} == Named(email=EMAIL, name=NAME).model_dump()
@@ -209,8 +209,14 @@ def test_every_way_to_annotate_a_field_is_seen() -> None:
         eight: Annotated[str | int, Personal("user.contact.email", purposes={"receipts"})] = ""
 
     data: dict[str, Any] = {
-        **{"one": EMAIL, "two": EMAIL, "three": [EMAIL], "four": [EMAIL], "five": {"a": EMAIL}},
-        **{"six": (EMAIL, 1), "seven": EMAIL, "eight": EMAIL},
+        "one": EMAIL,
+        "two": EMAIL,
+        "three": [EMAIL],
+        "four": [EMAIL],
+        "five": {"a": EMAIL},
+        "six": (EMAIL, 1),
+        "seven": EMAIL,
+        "eight": EMAIL,
     }
     with purpose("receipts"):
         many = Many.model_validate(data)
@@ -378,7 +384,7 @@ def test_the_json_schema_says_what_each_field_is() -> None:
         home: Annotated[GeoPoint | None, Location(purposes={"pickup": Exact(), "demand_map": Cell(7)})] = None
         country: Annotated[str, NotPersonal("two-letter code")] = "GB"
         below: Below | None = None
-        tax: Annotated[str, Personal("user.government_id", purposes={"account"}, duties={"tax"}, seal=True)] = ""  # type: ignore[arg-type]
+        tax: Annotated[str, Personal("user.government_id", purposes={"account"}, duties={"tax"}, seal=True)] = ""
         seats: int = 1
         undecided: int = 1
 
@@ -390,7 +396,7 @@ def test_the_json_schema_says_what_each_field_is() -> None:
     }
     for mode in ("validation", "serialization"):
         for by_alias, key in ((True, "e-mail"), (False, "email")):
-            schema = Documented.model_json_schema(mode=mode, by_alias=by_alias)  # type: ignore[arg-type]
+            schema = Documented.model_json_schema(mode=mode, by_alias=by_alias)
             found = {name: item.get("x-privacy") for name, item in schema["properties"].items()}
             assert email == found.pop(key)
             assert {"pickup": "exact", "demand_map": "H3 cell 7"} == found["home"]["purposes"]

@@ -28,17 +28,27 @@ from privkit.pydantic.coarse import coarsened, is_coarse
 _PLAIN = (str, bytes, bool, int, float, Decimal, UUID, date, datetime, time, timedelta, GeoPoint)
 _CACHE = 256
 
+REQUIRED = PydanticUndefined
+FACTORY = object()
+"""In place of a field's default: there is none, or it is made by a function."""
+
 _refusal: ContextVar[PrivkitError | None] = ContextVar("privkit_pydantic_refusal", default=None)
 
 
 class Gate:
-    """The gate of one field. ``required``: the field has no default. ``refuse``: an unneeded value is an error."""
+    """The gate of one field. ``refuse``: a value that is not needed is an error, even where it could be dropped."""
 
-    __slots__ = ("_precisions", "field", "refuse", "required")
+    __slots__ = ("_precisions", "default", "field", "refuse")
 
-    def __init__(self, field: Field, required: bool, refuse: bool) -> None:
-        self.field, self.required, self.refuse = field, required, refuse
+    def __init__(self, field: Field, default: Any, refuse: bool) -> None:
+        self.field, self.default, self.refuse = field, default, refuse
         self._precisions: dict[tuple[tuple[str, ...], ...], Precision | None] = {}
+
+    def holds(self, value: Any) -> bool:
+        """Return whether ``value`` is more than the field's default, which says nothing about anybody."""
+        if self.default is REQUIRED or self.default is FACTORY:
+            return self.default is REQUIRED or bool(value)
+        return not (value is self.default or value == self.default)
 
     def precision(self, scope: Scope | None) -> Precision | None:
         """Return how exact a value ``scope`` may see, or None: not at all."""
@@ -52,16 +62,16 @@ class Gate:
 
     def refusal(self, scope: Scope | None) -> PurposeError | None:
         """Return the error for a value that ``scope`` does not need, or None where it may be dropped."""
-        droppable = scope is not None and not self.refuse and not self.required
+        droppable = scope is not None and not self.refuse and self.default is not REQUIRED
         return None if droppable else not_needed(self.field, scope)
 
     def validate(self, value: Any, handler: Any) -> Any:
         """Let a value in, or drop or refuse it before any validator of the field sees it."""
         scope = purposes.current()
         precision = self.precision(scope)
-        if precision is None:
+        if precision is None and self.holds(value):
             raise self.refusal(scope) or PydanticUseDefault()
-        if not isinstance(precision, Exact) and is_coarse(precision, value):
+        if precision is not None and is_coarse(precision, value):
             return value
         return handler(value)
 
@@ -91,14 +101,6 @@ class Gate:
         except PrivkitError as error:
             refused = type(error)(f"{self.field}: {error.what}", error.why, error.fix, field=self.field.id)
         raise stopped(refused)
-
-    def held(self, values: dict[str, Any], fields_set: set[str], default: Any) -> bool:
-        """Return whether an instance holds a value that did not come from the default (undefined: a factory's)."""
-        name = self.field.name
-        if name not in values or name in fields_set:
-            return name in values
-        value = values[name]
-        return bool(value) if default is PydanticUndefined else value is not None and value != default
 
 
 def not_needed(field: Field, scope: Scope | None) -> PurposeError:
@@ -142,6 +144,13 @@ def refusal_of(error: Exception) -> PrivkitError | None:
     """Return the error that ``stopped`` was given, where ``error`` is what pydantic made of it."""
     kept = _refusal.get()
     return kept if kept is not None and str(kept) in str(error) else None
+
+
+def handed_out(error: Exception) -> PrivkitError | None:
+    """Return ``refusal_of`` and forget it: once raised, it would keep what its traceback keeps."""
+    found = refusal_of(error)
+    _refusal.set(None)
+    return found
 
 
 def _fits(kind: Any, value: Any) -> bool:

@@ -36,20 +36,29 @@ class PersonalModel(BaseModel):
 
     The class keyword ``unneeded`` says what validation does with a value that the purpose does not need:
     ``"drop"`` (the default) puts the field's default in its place, ``"refuse"`` raises PurposeError. A required
-    field cannot be dropped and is refused. Without a purpose every personal value in the input is refused. A
-    value already at the precision of the purpose (an H3 id, a year, an age band) is taken as it is.
+    field cannot be dropped, so it is refused. Without a purpose every personal value in the input is refused;
+    one that equals the field's default tells nothing and is none. Objects (``from_attributes``) are not even
+    asked for what is not needed. A value already at the purpose's precision (an H3 id, a year, an age band), as
+    the storage room hands it out, is taken as it is.
 
-    A dump has the fields that the purpose needs, at its precision, nested models included, and raises
-    PurposeError without a purpose when a personal field is set and not excluded. Inside a TypeAdapter or a plain
-    model pydantic turns that into its own PydanticSerializationError, with the same message.
+    A dump has the fields that the purpose needs, at its precision, nested models included. Without a purpose it
+    raises PurposeError when a personal field is set and not excluded. Inside a TypeAdapter or a plain model,
+    pydantic turns that into its PydanticSerializationError, with the same message.
 
-    Errors and ``repr`` show names alone; a value shows in ``repr`` only where it is decided as NotPersonal.
+    Errors and ``repr`` show names alone; a value shows in ``repr`` only where it is declared NotPersonal.
 
-    Limits. The instance itself holds what it was given: attributes, ``dict(model)``, ``vars``, ``copy`` and pickle
-    are memory, and ``model_construct``, ``model_copy(update=...)`` and assignment put values in without a
-    purpose (``validate_assignment=True`` makes the last one ask); all dumps still obey. pydantic itself reports
-    what is wrong *around* a PersonalModel: hand errors of plain models and TypeAdapters to ``redacted``. A
-    validator with JSON input sees it parsed, so ``strict=True`` refuses a date written as JSON text.
+    Limits:
+
+    - What is not marked, and what ``extra="allow"`` lets in, is not held back.
+    - The instance holds what it was given: attributes, ``dict(model)``, ``vars``, copies and pickle are memory.
+      ``model_construct``, ``model_copy(update=...)`` and assignment put values in without a purpose (with
+      ``validate_assignment=True`` assignment asks for one). All dumps still obey; a dict put in place of a nested
+      model is refused, but not one in place of a list or a union of models.
+    - What is wrong *around* a PersonalModel is told by pydantic itself, and broken JSON by a TypeAdapter: hand
+      errors of plain models and TypeAdapters to ``redacted``. A validator's error that is neither a ValueError nor
+      an AssertionError passes as it is, and local variables of other frames are beyond us.
+    - pydantic hands JSON to a wrapped model parsed, so ``strict=True`` refuses a date that is JSON text.
+    - A model's own ``before`` validator sees a screen in place of an object that something is hidden of.
     """
 
     model_config = ConfigDict(hide_input_in_errors=True)
@@ -69,7 +78,7 @@ class PersonalModel(BaseModel):
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         fields = {name: field for name, field in catalog.read(cls).fields.items() if not name.startswith("_")}
         refuse = cls.__unneeded__ == "refuse"
-        return gated(cls, handler(source), handler, fields, refuse, validator(cls), serializer(cls))
+        return gated(cls, handler(source), handler, fields, refuse, validator(cls, bool(fields)), serializer(cls))
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
@@ -97,11 +106,11 @@ class PersonalModel(BaseModel):
 
         def model_dump(self, **options: Any) -> dict[str, Any]:
             """Dump what the current purpose needs. pydantic's warnings are off: they print values."""
-            return dumping(super().model_dump, options)
+            return dumping(type(self), super().model_dump, options)
 
         def model_dump_json(self, **options: Any) -> str:
             """Dump what the current purpose needs, as JSON. pydantic's warnings are off: they print values."""
-            return dumping(super().model_dump_json, options)
+            return dumping(type(self), super().model_dump_json, options)
 
 
 def check(policy: Policy, *models: type[PersonalModel]) -> None:

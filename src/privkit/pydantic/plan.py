@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from privkit import catalog
 from privkit.purposes import Scope
-from privkit.pydantic.gates import Gate
+from privkit.pydantic.gates import FACTORY, Gate
 
 _CACHE = 256
 
@@ -23,7 +23,7 @@ class Plan:
         self.cls, self.declared = cls, catalog.read(cls)
         self.infos = cls.model_fields
         self.gates = {
-            name: Gate(field, self.infos[name].is_required(), refuse)
+            name: Gate(field, FACTORY if self.infos[name].default_factory else self.infos[name].default, refuse)
             for name, field in self.declared.fields.items()
             if name in self.infos
         }
@@ -60,8 +60,8 @@ class Plan:
 
     def held(self, instance: BaseModel, gates: tuple[Gate, ...]) -> tuple[Gate, ...]:
         """Return those of ``gates`` whose field holds more than its default in ``instance``."""
-        values, fields_set = vars(instance), instance.model_fields_set
-        return tuple(gate for gate in gates if gate.held(values, fields_set, self.infos[gate.field.name].default))
+        values = vars(instance)
+        return tuple(gate for gate in gates if gate.field.name in values and gate.holds(values[gate.field.name]))
 
     def minimised(self, instance: BaseModel, scope: Scope | None) -> BaseModel:
         """Return ``instance``, or a copy with defaults in place of what ``scope`` does not need.
@@ -100,7 +100,8 @@ def plan_of(cls: type[BaseModel]) -> Plan:
     plan = cls.__dict__.get("__privkit_plan__")
     if plan is None:
         plan = Plan(cls, getattr(cls, "__unneeded__", "refuse") == "refuse")
-        cls.__privkit_plan__ = plan  # type: ignore[attr-defined]
+        if cls.__pydantic_complete__:
+            cls.__privkit_plan__ = plan  # type: ignore[attr-defined]
     return plan
 
 

@@ -106,6 +106,8 @@ def _words(model: Any) -> _Words:
     words = _read.get(model)
     if words is None:
         is_model = isinstance(model, type) and issubclass(model, BaseModel)
+        if is_model and not model.__pydantic_complete__:
+            return _Words(frozenset(), True)
         schema = model.__pydantic_core_schema__ if is_model else cast(TypeAdapter[Any], model).core_schema
         found = list(_strings(schema))
         words = _Words(frozenset(word for word in found if word is not None), None in found)
@@ -123,9 +125,8 @@ def _strings(schema: Any) -> Iterator[str | None]:
         if schema.get("type") == "dict" and schema.get("keys_schema", {}).get("type") != "str":
             yield None
         for key, value in schema.items():
-            if key not in ("metadata", "default", "ref", "schema_ref"):
-                yield from _strings(key)
-                yield from _strings(value)
+            yield from _strings(key)
+            yield from _strings(value)
     elif isinstance(schema, list | tuple):
         for each in schema:
             yield from _strings(each)

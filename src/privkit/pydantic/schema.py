@@ -10,7 +10,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from privkit.catalog import Field
 from privkit.errors import MappingError
-from privkit.pydantic.gates import Gate
+from privkit.pydantic.gates import FACTORY, REQUIRED, Gate
 
 _OURS = "privkit"
 
@@ -72,7 +72,7 @@ def _gate(field: Field, schema: Any, refuse: bool) -> Any:
     if has_default and "serialization" in schema:
         # a serializer of the developer's own, which must not go round the gate
         inner = {**inner, "serialization": schema["serialization"]}
-    gate = Gate(field, not has_default, refuse)
+    gate = Gate(field, schema.get("default", FACTORY) if has_default else REQUIRED, refuse)
     serialization = core_schema.wrap_serializer_function_ser_schema(gate.serialize)
     outer = core_schema.no_info_wrap_validator_function(gate.validate, inner, serialization=serialization)
     if not has_default:

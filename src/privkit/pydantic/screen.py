@@ -27,9 +27,11 @@ class Screen:
         if gates is None:
             return getattr(self._privkit_source, name)
         # pydantic turns what an attribute raises into a validation error, so a refusal has to wait
-        if getattr_static(self._privkit_source, name, _MISSING) is not _MISSING:
+        found = getattr_static(self._privkit_source, name, _MISSING)
+        if found is not _MISSING:
             for gate in gates:
-                self._privkit_refusal = self._privkit_refusal or gate.refusal(self._privkit_scope)
+                if hasattr(type(found), "__get__") or gate.holds(found):
+                    self._privkit_refusal = self._privkit_refusal or gate.refusal(self._privkit_scope)
         raise AttributeError(name)
 
 

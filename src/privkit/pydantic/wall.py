@@ -11,7 +11,7 @@ from pydantic_core import PydanticSerializationError, PydanticSerializationUnexp
 from privkit import purposes
 from privkit.errors import PrivkitError, PurposeError
 from privkit.purposes import Scope
-from privkit.pydantic.gates import Gate, not_needed, refusal_of, stopped, unserialisable
+from privkit.pydantic.gates import Gate, handed_out, not_needed, refusal_of, stopped, unserialisable
 from privkit.pydantic.plan import Plan, plan_of
 from privkit.pydantic.redaction import redacted
 from privkit.pydantic.screen import refusal_on, screened
@@ -19,8 +19,11 @@ from privkit.pydantic.screen import refusal_on, screened
 _Result = TypeVar("_Result")
 
 
-def validator(cls: type[BaseModel]) -> Callable[[Any, Any], Any]:
+def validator(cls: type[BaseModel], has_gates: bool) -> Callable[[Any, Any], Any]:
     """Return the function that pydantic calls round the validation of ``cls``."""
+
+    def validate_cleanly(value: Any, handler: Any) -> Any:
+        return cleanly(cls, handler, value)
 
     def validate(value: Any, handler: Any) -> Any:
         if type(handler).__name__ == "AssignmentValidatorCallable":
@@ -33,7 +36,7 @@ def validator(cls: type[BaseModel]) -> Callable[[Any, Any], Any]:
             return cleanly(cls, handler, plan.minimised(value, scope))
         return _validated(plan, scope, value, handler)
 
-    return _named(validate, cls)
+    return _named(validate if has_gates else validate_cleanly, cls)
 
 
 def _validated(plan: Plan, scope: Scope | None, value: Any, handler: Any) -> Any:
@@ -98,13 +101,13 @@ def _serialised(cls: type[BaseModel], value: Any, handler: Any, scope: Scope | N
     raise stopped(failure)
 
 
-def dumping(call: Callable[..., _Result], options: dict[str, Any]) -> _Result:
-    """Call a dump of a model. Raises PurposeError or InvalidValue where pydantic could only hand on its text."""
+def dumping(cls: type[BaseModel], call: Callable[..., _Result], options: dict[str, Any]) -> _Result:
+    """Call a dump of ``cls``. Raises PurposeError or InvalidValue where pydantic could only hand on its text."""
     try:
         return call(**{**options, "warnings": "none"})
     except PydanticSerializationError as error:
-        failure = refusal_of(error)
-    raise failure or unserialisable("The model")
+        failure = handed_out(error)
+    raise failure or unserialisable(cls.__name__)
 
 
 def assigning(model: BaseModel, name: str, assign: Callable[[], None]) -> None:

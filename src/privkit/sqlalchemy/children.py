@@ -10,15 +10,30 @@ from collections.abc import Callable
 from datetime import date
 from typing import Any
 
-from sqlalchemy import ColumnElement, Date, FromClause, Table, and_, bindparam, exists, func, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Date,
+    FromClause,
+    Table,
+    Update,
+    and_,
+    bindparam,
+    exists,
+    func,
+    or_,
+    select,
+)
 
 from privkit.consent.age import cautious_today, known, reached_on
 from privkit.deidentify.precision import written_date
-from privkit.errors import InvalidValue
+from privkit.errors import InvalidValue, StatementRefused
+from privkit.purposes import internally
 from privkit.sqlalchemy.guard import Guard, Protected, own_alias
 from privkit.sqlalchemy.mapping import ADULT_COLUMN, KEY_COLUMN
 from privkit.sqlalchemy.ownership import hop
 from privkit.sqlalchemy.tables import CONSENT
+from privkit.sqlalchemy.write_forms import matching
 
 ADULT = date(1, 1, 1)
 """What the hidden column holds for somebody who was of age when the row was written."""
@@ -38,6 +53,37 @@ def store_ages(guard: Guard, table: Table, parameters: list[dict[str, Any]]) -> 
             continue
         age = guard.policy.age_of_consent(row.get(country_key) if country_key else None).age
         row[ADULT_COLUMN] = _adult_on(row[birth_key], age, today)
+
+
+def store_changed_ages(
+    guard: Guard, connection: Connection, table: Table, statement: Update, parameters: list[dict[str, Any]]
+) -> None:
+    """Set the hidden date where an UPDATE changes what it depends on, taking from the row what the UPDATE leaves.
+
+    Raises StatementRefused for an UPDATE that changes the country of several data subjects at once.
+    """
+    each = guard.tables[table]
+    child = each.model.child
+    if child is None or ADULT_COLUMN not in table.columns:
+        return
+    needed = [each.mapper.columns[name] for name in (child.birth_date, child.country) if name]
+    for row in parameters:
+        if not any(column.key in row for column in needed):
+            continue
+        query, values = matching(statement, select(*needed).limit(2), row)
+        with internally():
+            stored = connection.execute(query, values).all()
+        if len(stored) > 1:
+            raise StatementRefused(
+                f"One UPDATE of {table.name} would change what the age of several data subjects depends on.",
+                "Each has its own day of age.",
+                "Update by primary key: session.execute(update(Model), [{'id': 1, ...}, {'id': 2, ...}]).",
+                table=table.name,
+            )
+        for values_now in stored:
+            together = {column.key: row.get(column.key, value) for column, value in zip(needed, values_now, strict=True)}
+            store_ages(guard, table, [together])
+            row[ADULT_COLUMN] = together[ADULT_COLUMN]
 
 
 def _adult_on(born: Any, age: int, today: date) -> date | None:

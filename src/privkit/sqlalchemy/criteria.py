@@ -21,8 +21,10 @@ from privkit import purposes
 from privkit.consent.age import cautious_today
 from privkit.errors import StatementRefused
 from privkit.sqlalchemy import children, textual
+from privkit.sqlalchemy.attributes import not_needed
 from privkit.sqlalchemy.facts import CRITERION
 from privkit.sqlalchemy.guard import Guard
+from privkit.sqlalchemy.types import field_of
 from privkit.sqlalchemy.visibility import row_expired
 
 _MAX_JOIN_DEPTH = 3
@@ -170,12 +172,32 @@ def _deferrals(
     """Defer what ``scope`` does not need. ``path`` leads to the entity when a relationship is being loaded."""
     if path:
         yield from _path_deferrals(guard, scope, path)
-    for described in statement.column_descriptions if not path else ():
+    for described in _descriptions(statement) if not path else ():
         entity = described.get("entity")
         if entity is not None and (described["expr"] is entity or isinstance(described["expr"], Mapper)):
             yield from _entity_deferrals(guard, scope, entity)
+    _refuse_undeferring(guard, scope, statement)
     for path in _joined_paths(statement):
         yield from _path_deferrals(guard, scope, path)
+
+
+def _descriptions(statement: Select[Any]) -> list[Any]:
+    """What a statement selects; a bare star has no description, and is judged as text."""
+    try:
+        return list(statement.column_descriptions)
+    except AttributeError:
+        return []
+
+
+def _refuse_undeferring(guard: Guard, scope: purposes.Scope | None, statement: Select[Any]) -> None:
+    """undefer() and load_only() name a field on purpose; where it is not needed that is an error, as in a column list."""
+    for option in statement._with_options:
+        for element in getattr(option, "context", ()):
+            attribute = element.path.path[-1]
+            if dict(getattr(element, "strategy", None) or ()).get("deferred") is False and hasattr(attribute, "columns"):
+                field = field_of(attribute.columns[0])
+                if field is not None and (scope is None or scope.access(field.id) is None):
+                    raise not_needed(field, scope)
 
 
 def _joined_paths(statement: Select[Any]) -> Iterator[tuple[Any, ...]]:

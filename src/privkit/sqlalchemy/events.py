@@ -11,6 +11,7 @@ from sqlalchemy.types import TypeEngine
 from privkit.errors import MappingError, StatementRefused
 from privkit.markers import Latest
 from privkit.sqlalchemy.guard import Guard, Protected, own_alias
+from privkit.sqlalchemy.ownership import inheritance
 from privkit.sqlalchemy.types import plain_type
 
 MINIMUM, MAXIMUM = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
@@ -26,8 +27,16 @@ def event_time(guard: Guard, table: Table, at: FromClause, event: str) -> Column
         column = each.mapper.columns.get(head)
         if column is None:
             raise _unknown(each, event, path)
-        return _at(at, column, table)
+        return _at(at, column, table) if column.table is table else _of_base(guard, each, at, event)
     return _related(each, at, event, head, rest, latest=isinstance(source, Latest))
+
+
+def _of_base(guard: Guard, each: Protected, at: FromClause, event: str) -> ColumnElement[Any]:
+    """Under joined inheritance the event may be a column of the base table."""
+    step = inheritance(each)
+    remote = own_alias(step.target)
+    inner = event_time(guard, step.target, remote, event)
+    return select(inner).where(step.joins(at, remote)).correlate_except(remote).scalar_subquery()
 
 
 def _related(each: Protected, at: FromClause, event: str, head: str, rest: str, *, latest: bool) -> ColumnElement[Any]:
@@ -51,7 +60,7 @@ def _related(each: Protected, at: FromClause, event: str, head: str, rest: str, 
 
 def _at(at: FromClause, column: Any, table: Table) -> ColumnElement[Any]:
     found: ColumnElement[Any] | None = at.c.get(column.key)
-    if found is None:
+    if found is None or column not in found.base_columns:
         raise StatementRefused(
             f"A subquery over {table.name} left out {column.key}, from which a field's expiry is counted.",
             "An expired value could be read through it.",

@@ -15,8 +15,15 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import ColumnElement, Label, Select, Table, TextClause
 from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.sql.elements import ColumnClause
-from sqlalchemy.sql.selectable import AliasedReturnsRows, CompoundSelect, TableClause, TextualSelect
+from sqlalchemy.sql.elements import (
+    BinaryExpression,
+    ClauseList,
+    ColumnClause,
+    UnaryExpression,
+    _textual_label_reference,
+)
+from sqlalchemy.sql.operators import custom_op
+from sqlalchemy.sql.selectable import AliasedReturnsRows, CompoundSelect, SelectBase, TableClause, TextualSelect
 from sqlalchemy.sql.visitors import ExternallyTraversible
 
 from privkit.catalog import Field
@@ -30,7 +37,11 @@ _LISTED = ("_raw_columns", "_from_obj", "_correlate", "_correlate_except")
 
 @dataclass(slots=True)
 class Facts:
-    """What the gates need to know of a statement. ``sealed_at`` are positions of sealed values in its rows."""
+    """What the gates need to know of a statement.
+
+    ``uncovered``: used without their expiry condition. ``sealed_at``: positions of sealed values in its rows.
+    ``mixed``: a field that one arm of a union returns where another returns something else.
+    """
 
     selected: dict[str, Field] = field(default_factory=dict)
     used: dict[str, Field] = field(default_factory=dict)
@@ -38,6 +49,7 @@ class Facts:
     tables: set[Table] = field(default_factory=set)
     sealed_at: tuple[int, ...] = ()
     textual: bool = False
+    mixed: Field | None = None
 
     @property
     def personal(self) -> bool:
@@ -97,7 +109,7 @@ def _walk(statement: Any, facts: Facts, *, spell_out: bool) -> None:
         if (id(node), place) in seen:
             continue
         seen.add((id(node), place))
-        if isinstance(node, TextClause | TextualSelect) or _is_literal(node):
+        if _is_text(node, place):
             facts.textual = True
         if isinstance(node, Table):
             facts.tables.add(original(node))
@@ -106,6 +118,7 @@ def _walk(statement: Any, facts: Facts, *, spell_out: bool) -> None:
         elif isinstance(node, AliasedReturnsRows):
             stack.append((node.element, _Place.INNER))
         elif isinstance(node, CompoundSelect):
+            facts.mixed = facts.mixed or _mixed(node)
             stack.extend(_compound(node, place))
         elif isinstance(node, ExternallyTraversible):
             stack.extend((child, _Place.USED) for child in node.get_children(omit_attrs=("_returning",)))
@@ -123,8 +136,9 @@ def _select(select: Select[Any], place: _Place, *, spell_out: bool) -> Iterator[
             if spell_out:
                 yield from ((each, plain) for each in getattr(column, "c", ()))
             continue
-        bare = column.element if isinstance(column, Label) else column
-        yield bare, plain if isinstance(bare, ColumnClause) else _Place.USED
+        for each in column.clauses if isinstance(column, ClauseList) and "bundle" in column._annotations else (column,):
+            bare = each.element if isinstance(each, Label) else each
+            yield bare, plain if isinstance(bare, ColumnClause) else _Place.USED
     yield from ((child, _Place.USED) for child in super(Select, select).get_children(omit_attrs=_LISTED))
     yield from ((source, _Place.INNER) for source in select._iterate_from_elements())
 
@@ -136,6 +150,15 @@ def _compound(compound: CompoundSelect[Any], place: _Place) -> Iterator[tuple[An
     for arm in compound.selects:
         yield arm, inner
     yield from ((child, _Place.USED) for child in compound.get_children() if id(child) not in arms)
+
+
+def _mixed(compound: CompoundSelect[Any]) -> Field | None:
+    """A result has one type for each position: another arm's values would pass it unopened or unreduced."""
+    for columns in zip(*(arm.exported_columns for arm in compound.selects), strict=False):
+        fields = [field_of(column) if isinstance(column.type, Guarded) else None for column in columns]
+        if len(set(fields)) > 1:
+            return next(each for each in fields if each is not None)
+    return None
 
 
 def _compares(compound: CompoundSelect[Any]) -> bool:
@@ -161,15 +184,22 @@ def _note_column(column: Any, facts: Facts, place: _Place) -> None:
             facts.selected[found.id] = found
         else:
             facts.used[found.id] = found
-            if isinstance(base.type, Guarded) and COVERED not in column._annotations:
+            if COVERED not in column._annotations:
                 facts.uncovered[found.id] = found
 
 
-def _is_literal(node: Any) -> bool:
-    """Whether a node is SQL text of the developer's own, or names a table or column without being mapped to it.
-
-    ``*`` and numbers name no column.
-    """
+def _is_text(node: Any, place: _Place) -> bool:
+    """Whether a node is SQL text of the developer's own, or only names a table or column without being mapped to it."""
+    if isinstance(node, TextClause | TextualSelect | _textual_label_reference):
+        return True
     if isinstance(node, TableClause):
         return not isinstance(node, Table)
-    return isinstance(node, ColumnClause) and node.name != "*" and not node.name.isdigit()
+    if isinstance(node, BinaryExpression | UnaryExpression):
+        return isinstance(node.operator, custom_op) or isinstance(getattr(node, "modifier", None), custom_op)
+    if isinstance(node, SelectBase):
+        return any(getattr(node, text, None) for text in ("_prefixes", "_suffixes", "_hints", "_statement_hints"))
+    if isinstance(node, ColumnClause):
+        if node.name == "*" and place is _Place.USED:
+            return False  # as in count(*)
+        return not node.name.isdigit()
+    return False

@@ -105,6 +105,10 @@ class Guard:
             self.tables.setdefault(each.table, each)
         self.version += 1
 
+    def resembles(self, table: Table) -> bool:
+        """Whether a table has a protected table's name without being it, as one reflected elsewhere does."""
+        return table not in self.tables and any(table.name.lower() == each.name.lower() for each in self.tables)
+
     def own_table(self, name: str) -> Table:
         """Return one of privkit's own tables in the models' MetaData. Raises NotProtectedError where there is none."""
         for table in self.tables:

@@ -9,6 +9,7 @@ from sqlalchemy import Engine, Select, Table, event, inspect
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import ORMExecuteState, Session
 from sqlalchemy.sql import visitors
+from sqlalchemy.sql.lambdas import LambdaElement
 
 from privkit import purposes
 from privkit.errors import PrivkitError
@@ -38,6 +39,8 @@ def before_execute(
     """Seal what is written; add criteria to a Core SELECT that arrived without them."""
     guard = guard_of(connection.dialect)
     assert guard is not None
+    if isinstance(statement, LambdaElement):
+        statement = statement._resolved
     if isinstance(statement, Select):
         return _core_select(guard, statement), many, one
     return write_gate.before_execute(guard, connection, statement, many, one)

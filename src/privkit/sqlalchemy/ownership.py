@@ -36,13 +36,14 @@ def hop(guard: Guard, table: Table) -> Hop | None:
         raise _nobody(table.name)
     inherited = each.mapper.inherits
     if inherited is not None and inherited.local_table is not each.table:
-        return _inheritance(each)
+        return inheritance(each)
     if not each.model.owners:
         raise _nobody(table.name)
     return _owner_hop(each, each.model.owners[0])
 
 
-def _inheritance(each: Protected) -> Hop:
+def inheritance(each: Protected) -> Hop:
+    """Return the join from a joined-inheritance table to its base's."""
     base = each.mapper.inherits
     assert base is not None
     assert isinstance(base.local_table, Table)
@@ -81,7 +82,10 @@ def owner_key(guard: Guard, table: Table, at: FromClause) -> ColumnElement[Any]:
     try:
         step = hop(guard, table)
         if step is None:
-            return at.c[KEY_COLUMN]
+            key = at.c[KEY_COLUMN]
+            if table.columns[KEY_COLUMN] not in key.base_columns:
+                raise KeyError(KEY_COLUMN)
+            return key
         remote = own_alias(step.target)
         inner = owner_key(guard, step.target, remote)
         return select(inner).where(step.joins(at, remote)).correlate_except(remote).scalar_subquery()

@@ -16,6 +16,7 @@ from privkit.sqlalchemy import criteria, keystore, textual
 from privkit.sqlalchemy.attributes import not_exact, not_needed
 from privkit.sqlalchemy.facts import Facts, facts_of
 from privkit.sqlalchemy.guard import Guard
+from privkit.sqlalchemy.types import search_refused
 
 
 def before_cursor_execute(guard: Guard, connection: Connection, statement: str, context: Any) -> None:
@@ -28,7 +29,7 @@ def before_cursor_execute(guard: Guard, connection: Connection, statement: str, 
         textual.check(guard, connection.dialect, statement)
         return
     facts = facts_of(compiled)
-    if facts.textual:
+    if facts.textual or any(guard.resembles(table) for table in facts.tables):
         textual.check(guard, connection.dialect, statement)
     if facts.personal:
         check(guard, facts, scope)
@@ -45,12 +46,21 @@ def check(guard: Guard, facts: Facts, scope: purposes.Scope | None) -> None:
         if field.id in facts.used and not access.exact:
             assert scope is not None
             raise not_exact(field, scope)
+    if facts.mixed is not None:
+        raise StatementRefused(
+            f"A union returns {facts.mixed} in one arm and something else in another, in the same place.",
+            "Its values would be returned unopened, or more exactly than the purpose may see them.",
+            "Give each field a place of its own, or run two statements.",
+            field=facts.mixed.id,
+        )
     for field in facts.uncovered.values():
+        if guard.rule(field).sealed:
+            raise search_refused(field, "sorting or computing")
         if any(term.purpose.keep for term in guard.rule(field).terms):
             raise StatementRefused(
                 f"{field} is sorted or computed with, where its expiry cannot be applied.",
                 "A value whose lifetime has ended would still decide the result.",
-                "Wrap it: privacy.readable(...) on it reads as NULL once it has expired.",
+                f"Wrap it: privacy.live(Model.{field.name}) is NULL once the field has expired.",
                 field=field.id,
             )
 

@@ -9,9 +9,10 @@ search can. ``SearchIndex`` is the type of the hidden ``<field>_ix`` column.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, cast
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BindParameter, Boolean, ColumnElement, Dialect, LargeBinary, Table, and_
+from sqlalchemy import BindParameter, Boolean, ColumnElement, Dialect, LargeBinary, Table, and_, not_, or_, type_coerce
 from sqlalchemy.exc import DontWrapMixin
 from sqlalchemy.sql import operators, sqltypes
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -88,7 +89,7 @@ class Guarded(TypeDecorator[Any]):
         """Sealed columns serve only what their search can; others keep their own operators, until they expire."""
         if self.sealed:
             return SealedComparator
-        return type("ExpiringComparator", (ExpiringOperators, cast(type, self.plain.comparator_factory)), {})
+        return expiring(self.plain.comparator_factory)
 
     def coerce_compared_value(self, op: Any, value: Any) -> Any:
         if self.sealed:
@@ -206,14 +207,16 @@ class SealedComparator(TypeDecorator.Comparator[Any]):
 
     def operate(self, op: Any, *other: Any, **kwargs: Any) -> ColumnElement[Any]:
         operand = other[0] if other else None
-        if op in _NULLITY or (op in (operators.eq, operators.ne) and operand is None):
-            return super().operate(op, *other, **kwargs)
         kind = self.type
         assert isinstance(kind, Guarded)
+        if op in _NULLITY or (op in (operators.eq, operators.ne) and operand is None):
+            return reading_null(op, other, kwargs, self.expr, kind)
         field = kind.field
         if op in _EQUALITY and isinstance(field.marker.search, Equality) and _plain_values(operand):
-            found = op(index_column(self.expr, field), *other, **kwargs)
-            return while_readable(found, self.expr, kind)
+            return while_readable(op(index_column(self.expr, field), *other, **kwargs), self.expr, kind)
+        if op in (operators.eq, operators.ne) and isinstance(operand, ColumnElement):
+            # SQLAlchemy compares columns so when it looks one up in a list; in a statement the read gate refuses it.
+            return super().operate(op, *other, **kwargs)
         raise search_refused(field, getattr(op, "__name__", str(op)))
 
     def reverse_operate(self, op: Any, other: Any, **kwargs: Any) -> ColumnElement[Any]:
@@ -239,6 +242,18 @@ class SealedComparator(TypeDecorator.Comparator[Any]):
         return kind.field.marker.search
 
 
+def expiring(factory: Any) -> Any:
+    """Return a comparator factory that adds the expiry condition to what ``factory``'s comparators build."""
+    if isinstance(factory, type):
+        return _expiring_class(factory)
+    return lambda expression: _expiring_class(type(factory(expression)))(expression)
+
+
+@cache
+def _expiring_class(plain: type) -> type:
+    return type("ExpiringComparator", (ExpiringOperators, plain), {})
+
+
 class ExpiringOperators:
     """Comparisons of an unsealed personal column hold only while the field may be read."""
 
@@ -249,12 +264,18 @@ class ExpiringOperators:
         found: ColumnElement[Any] = super().operate(op, *other, **kwargs)  # type: ignore[misc]
         if not isinstance(found.type, Boolean) or COVERED in self.expr._annotations:
             return found
-        covered = self.expr._annotate({COVERED: True})
-        return while_readable(op(covered, *other, **kwargs), self.expr, self.type)
+        if op in (operators.eq, operators.ne) and isinstance(other[0], ColumnElement):
+            return found  # so SQLAlchemy looks a column up in a list
+        return while_readable(op(covered(self.expr), *other, **kwargs), self.expr, self.type)
 
 
 COVERED = "privkit_covered"
 """Annotation of a column that stands beside its own expiry condition."""
+
+
+def covered(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return a column that the read gate knows to stand beside its expiry condition."""
+    return column._annotate({COVERED: True})
 
 
 def while_readable(found: ColumnElement[Any], column: ColumnElement[Any], kind: Any) -> ColumnElement[Any]:
@@ -263,6 +284,18 @@ def while_readable(found: ColumnElement[Any], column: ColumnElement[Any], kind: 
 
     live = unexpired(column, kind)
     return found if live is None else and_(found, live)
+
+
+def reading_null(op: Any, other: Any, kwargs: Any, column: ColumnElement[Any], kind: Any) -> ColumnElement[Any]:
+    """Compare a sealed column with NULL, which it reads as once it has expired."""
+    from privkit.sqlalchemy.visibility import unexpired
+
+    live = unexpired(column, kind)
+    plain = type_coerce(covered(column), LargeBinary())
+    found: ColumnElement[Any] = op(plain, *other, **kwargs)
+    if live is None:
+        return found
+    return or_(found, not_(live)) if op in (operators.is_, operators.eq) else and_(found, live)
 
 
 def sealed_by_default(marker: Personal) -> bool:
@@ -287,14 +320,15 @@ def index_column(expression: ColumnElement[Any], field: Field) -> ColumnElement[
     table = getattr(expression, "table", None)
     name = f"{getattr(expression, 'name', field.name)}_ix"
     column: ColumnElement[Any] | None = table.c.get(name) if table is not None else None
-    if column is None:
+    if column is None or not isinstance(column.type, SearchIndex) or column.type.field != field:
         raise SearchError(
             f"{field} is compared where its search index is not at hand.",
             "A comparison of ciphertext would find nothing.",
             f"Compare it on the model or on aliased(), not on a subquery that left {name} out.",
             field=field.id,
         )
-    return column
+    kind = expression.type
+    return covered(column) if isinstance(kind, Guarded) and kind.guard is not None else column
 
 
 def search_refused(field: Field, operator: str) -> SearchError:

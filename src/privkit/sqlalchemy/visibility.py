@@ -31,7 +31,7 @@ from privkit.policy import FieldRule, Keep
 from privkit.sqlalchemy.events import MAXIMUM, MINIMUM, event_time, stored
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.ownership import owner_key
-from privkit.sqlalchemy.types import COVERED, Guarded, plain_type, search_refused
+from privkit.sqlalchemy.types import Guarded, covered, plain_type, search_refused
 
 _THREE: Any = literal_column("3")
 _SIXTEEN: Any = literal_column("16")
@@ -59,7 +59,7 @@ def readable(column: ColumnElement[Any], kind: Guarded) -> ColumnElement[Any]:
     return type_coerce(case(*arms, else_=first_byte), kind)
 
 
-def current(attribute: Any) -> ColumnElement[Any]:
+def live(attribute: Any) -> ColumnElement[Any]:
     """Return an unsealed field as an expression that is NULL once it has expired, to sort or compute with.
 
     ``attribute`` is a mapped attribute or a column. Raises SearchError for a sealed field.
@@ -72,8 +72,8 @@ def current(attribute: Any) -> ColumnElement[Any]:
         raise search_refused(kind.field, "sorting or computing")
     table, at = _standing(column, kind)
     dead = expired(kind.guard, kind, table, at)
-    covered = type_coerce(column._annotate({COVERED: True}), kind.plain)
-    return covered if dead is None else case((dead, None), else_=covered)
+    shown = type_coerce(covered(column), kind.plain)
+    return shown if dead is None else case((dead, None), else_=shown)
 
 
 def unexpired(column: ColumnElement[Any], kind: Guarded) -> ColumnElement[Any] | None:
@@ -145,7 +145,7 @@ def table_rules(guard: Guard, table: Table) -> list[FieldRule]:
 
 def _cutoff(guard: Guard, kind: Guarded, event: str, time: ColumnElement[Any]) -> Any:
     plain, field_id = plain_type(time), kind.field.id
-    return bindparam(None, callable_=lambda: stored(cutoff(guard, field_id, event), plain), type_=plain)
+    return bindparam(None, callable_=lambda: stored(cutoff(kind.guard or guard, field_id, event), plain), type_=plain)
 
 
 def cutoff(guard: Guard, field_id: str, event: str) -> datetime:

@@ -26,9 +26,8 @@ from privkit.sqlalchemy.attributes import not_needed
 from privkit.sqlalchemy.guard import Guard, own_alias
 from privkit.sqlalchemy.mapping import KEY_COLUMN
 from privkit.sqlalchemy.ownership import hop, owner_key
-from privkit.sqlalchemy.types import Guarded, IndexHash, Sealed, field_of, guarded_columns, original
-
-Parameters = list[dict[str, Any]]
+from privkit.sqlalchemy.types import Guarded, IndexHash, Sealed, guarded_columns, original
+from privkit.sqlalchemy.write_forms import Parameters, as_parameters, check_purpose, is_owner_column, matching
 
 
 def before_execute(guard: Guard, connection: Connection, statement: Any, many: Any, one: Any) -> tuple[Any, Any, Any]:
@@ -40,12 +39,12 @@ def before_execute(guard: Guard, connection: Connection, statement: Any, many: A
     if table not in guard.tables or not (guarded or KEY_COLUMN in table.columns):
         return statement, many, one
     parameters = [dict(each) for each in many] if many else [dict(one)] if one else []
-    statement, parameters = _values_as_parameters(statement, table, guarded, parameters)
-    _check_purpose(guard, guarded, parameters)
+    statement, parameters = as_parameters(guard, statement, table, guarded, parameters)
+    _check_purpose(guard, guarded, parameters, changes=isinstance(statement, Update))
     _store_event_times(guard, table, parameters)
     if isinstance(statement, Insert):
         _seal_insert(guard, connection, table, guarded, parameters)
-    elif any(_touches(each, table, guarded) for each in parameters):
+    elif any(_touches(guard, each, table, guarded) for each in parameters):
         statement = _seal_update(guard, connection, table, guarded, statement, parameters)
     if len(parameters) > 1:
         return statement, parameters, {}
@@ -58,74 +57,11 @@ def _internal() -> bool:
     return scope is not None and scope.internal
 
 
-def _values_as_parameters(
-    statement: Insert | Update, table: Table, guarded: Mapping[str, Guarded], parameters: Parameters
-) -> tuple[Any, Parameters]:
-    """Move literal values of ``.values()`` for guarded columns into the parameters, and refuse expressions there."""
-    if isinstance(statement, Insert):
-        _refuse_unseen(statement, table)
-    given: dict[Any, Any] = dict(statement._values or {}) | dict(getattr(statement, "_ordered_values", None) or ())
-    moved: dict[str, Any] = {}
-    for key, value in given.items():
-        column = table.columns[key if isinstance(key, str) else key.key]
-        kind = guarded.get(column.key)
-        if kind is None and not _is_owner_column(table, column):
-            continue
-        if isinstance(value, BindParameter) and value.callable is None:
-            moved[column.key] = value.value
-        elif kind is not None and (kind.sealed or kind.field.marker.search):
-            raise _expression(kind, "an SQL expression")
-    if not moved:
-        return statement, parameters
-    if any(name in each for each in parameters for name in moved):
-        return statement, parameters
-    rest = {key: value for key, value in given.items() if (key if isinstance(key, str) else key.key) not in moved}
-    copy: Any = statement._generate()
-    copy._values = type(statement._values)(rest) if statement._values is not None and rest else None
-    if getattr(copy, "_ordered_values", None):
-        copy._ordered_values = [(key, value) for key, value in copy._ordered_values if key in rest]
-    return copy, [each | moved for each in parameters or [{}]]
-
-
-def _is_owner_column(table: Table, column: Column[Any]) -> bool:
-    return KEY_COLUMN not in table.columns and bool(column.foreign_keys)
-
-
-def _refuse_unseen(statement: Insert, table: Table) -> None:
-    """Refuse the forms of INSERT whose rows are not seen here."""
-    form = "INSERT ... FROM SELECT" if statement.select is not None else None
-    if statement._multi_values:
-        form = "INSERT with several rows in .values()"
-    conflict = statement._post_values_clause
-    updated = getattr(conflict, "update_values_to_set", None) or ()
-    names = {getattr(key, "key", key) for key, *_ in updated}
-    if any(field_of(table.columns.get(name)) is not None for name in names if name in table.columns):
-        form = "ON CONFLICT DO UPDATE of a personal field"
-    if form:
-        raise StatementRefused(
-            f"{form} into {table.name} cannot be sealed row by row.",
-            "Its rows are not known before the database runs it.",
-            "Pass a list of dicts: connection.execute(insert(Model), [{...}, {...}]).",
-            table=table.name,
-        )
-
-
-def _expression(kind: Guarded, what: str) -> StatementRefused:
-    return StatementRefused(
-        f"{kind.field} is sealed and would be set from {what}.",
-        "The database cannot seal the result, so plain text would be stored.",
-        "Compute the value in Python and set the attribute, or pass it as a parameter.",
-        field=kind.field.id,
-    )
-
-
-def _check_purpose(guard: Guard, guarded: Mapping[str, Guarded], parameters: Parameters) -> None:
-    """A field may be collected or changed only under a purpose that needs it; None collects nothing."""
-    scope = purposes.current()
+def _check_purpose(guard: Guard, guarded: Mapping[str, Guarded], parameters: Parameters, *, changes: bool) -> None:
+    """A field may be collected or changed only for a purpose that needs it. On a new row None collects nothing."""
     for name, kind in guarded.items():
-        allowed = scope is not None and scope.access(guard.rule(kind.field).field.id) is not None
-        if not allowed and any(each.get(name) is not None for each in parameters):
-            raise not_needed(kind.field, scope)
+        if any(name in row and (changes or row[name] is not None) for row in parameters):
+            check_purpose(guard, kind)
 
 
 def _store_event_times(guard: Guard, table: Table, parameters: Parameters) -> None:
@@ -141,9 +77,10 @@ def _store_event_times(guard: Guard, table: Table, parameters: Parameters) -> No
                     row[column.key] = as_utc(value) if zoned else as_utc(value).replace(tzinfo=None)
 
 
-def _touches(row: Mapping[str, Any], table: Table, guarded: Mapping[str, Guarded]) -> bool:
+def _touches(guard: Guard, row: Mapping[str, Any], table: Table, guarded: Mapping[str, Guarded]) -> bool:
+    child = guard.tables[table].model.child
     sealed = any(name in row for name, kind in guarded.items() if kind.sealed)
-    return sealed or any(_is_owner_column(table, column) and column.key in row for column in table.columns)
+    return sealed or (child is not None and child.country in row) or any(is_owner_column(table, column) and column.key in row for column in table.columns)
 
 
 def _seal_insert(
@@ -259,11 +196,12 @@ def _seal_update(
     """Seal an UPDATE's values for the one data subject that each parameter set reaches."""
     sealed = [name for name, kind in guarded.items() if kind.sealed]
     found = [_subjects_reached(guard, connection, table, statement, row) for row in parameters]
-    keys = keystore.for_sealing(connection, guard, {key_id for ids in found for key_id in ids if key_id})
     if all(not ids for ids in found):
         return _matching_nothing(statement, parameters, guarded)
+    keys = keystore.for_sealing(connection, guard, {key_id for ids in found for key_id in ids if key_id})
+    if KEY_COLUMN in table.columns:
+        children.store_changed_ages(guard, connection, table, statement, parameters)
     for row, ids in zip(parameters, found, strict=True):
-        _refuse_new_owner(guard, connection, table, row, ids, sealed)
         if len(ids) > 1 and any(row.get(name) is not None for name in sealed):
             raise StatementRefused(
                 f"One UPDATE of {table.name} would set a sealed field for {len(ids)} or more data subjects.",
@@ -271,9 +209,8 @@ def _seal_update(
                 "Update by primary key: session.execute(update(Model), [{'id': 1, ...}, {'id': 2, ...}]).",
                 table=table.name,
             )
-        _seal_row(guard, guarded, row, keys.get(next(iter(ids), b"")))
-        if KEY_COLUMN in table.columns:
-            children.store_ages(guard, table, [row])
+        key = keys.get(next(iter(ids), None) or b"")
+        _seal_row(guard, guarded, row, _new_owner(guard, connection, table, row, ids, sealed) or key)
     return statement
 
 
@@ -288,44 +225,39 @@ def _matching_nothing(statement: Update, parameters: Parameters, guarded: Mappin
 
 def _subjects_reached(
     guard: Guard, connection: Connection, table: Table, statement: Update, row: Mapping[str, Any]
-) -> set[bytes]:
-    """Return the key ids of up to two data subjects whose rows the statement's WHERE matches."""
+) -> set[bytes | None]:
+    """Return the key ids of up to three data subjects whose rows the WHERE matches; None: a row without an owner."""
     query = select(owner_key(guard, table, table), _consented(guard, table, table)).distinct().limit(3)
-    for criterion in statement._where_criteria:
-        query = query.where(criterion)
-    names = {each.key for each in _binds(query)}
-    rows = _read(connection, query, {name: value for name, value in row.items() if name in names})
-    if any(key_id is None for key_id, _ in rows):
-        raise SealedError(
-            f"A row of {table.name} has no data subject's key.",
-            "It was written before privkit protected the table, or its owner is gone.",
-            "Give the row an owner first.",
-            table=table.name,
-        )
-    if not all(consented for _, consented in rows):
+    rows = _read(connection, *matching(statement, query, row))
+    if not all(consented for key_id, consented in rows if key_id is not None):
         raise _no_consent(table)
-    return {bytes(key_id) for key_id, _ in rows}
+    return {bytes(key_id) if key_id is not None else None for key_id, _ in rows}
 
 
-def _binds(query: Any) -> Iterable[BindParameter[Any]]:
-    return [each for each in visitors.iterate(query) if isinstance(each, BindParameter)]
+def _new_owner(
+    guard: Guard,
+    connection: Connection,
+    table: Table,
+    row: Mapping[str, Any],
+    ids: set[bytes | None],
+    sealed: list[str],
+) -> SubjectKey | None:
+    """Return the key of the data subject that a row is given to, if it is.
 
-
-def _refuse_new_owner(
-    guard: Guard, connection: Connection, table: Table, row: Mapping[str, Any], ids: set[bytes], sealed: list[str]
-) -> None:
-    """A row may change its owner only together with all its sealed fields, which then are sealed anew."""
+    A row that had no owner holds nothing sealed; another changes its owner only together with all sealed fields.
+    """
     if KEY_COLUMN in table.columns or not sealed:
-        return
+        return None
     step = hop(guard, table)
     assert step is not None
     if not any(ours in row for ours, _ in step.pairs):
-        return
+        return None
     (key,) = _owners_of_new_rows(guard, connection, table, [dict(row)])
-    if key is None or ids != {key.id}:
-        raise StatementRefused(
-            f"A row of {table.name} would change its data subject while its sealed fields stay.",
-            "They are sealed for the old data subject and would not open.",
-            "Write a new row for the new data subject and delete this one.",
-            table=table.name,
-        )
+    if ids == {None} or (key is not None and ids == {key.id}) or all(name in row for name in sealed):
+        return key
+    raise StatementRefused(
+        f"A row of {table.name} would change its data subject while its sealed fields stay.",
+        "They are sealed for the old data subject and would not open.",
+        f"Set them in the same UPDATE ({', '.join(sealed)}), or write a new row and delete this one.",
+        table=table.name,
+    )

@@ -1,0 +1,148 @@
+"""Brings the forms of INSERT and UPDATE to one: parameters that the write gate can see, check and seal.
+
+What ``.values()`` gives for a watched column moves to the parameters; an expression there, or rows that only
+the database will know, are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import BindParameter, Column, Insert, Table, Update
+from sqlalchemy.sql import visitors
+
+from privkit import purposes
+from privkit.errors import StatementRefused
+from privkit.sqlalchemy.attributes import not_needed
+from privkit.sqlalchemy.guard import Guard
+from privkit.sqlalchemy.mapping import ADULT_COLUMN, KEY_COLUMN
+from privkit.sqlalchemy.types import Guarded, SearchIndex, field_of
+
+Parameters = list[dict[str, Any]]
+
+
+def as_parameters(
+    guard: Guard, statement: Insert | Update, table: Table, guarded: Mapping[str, Guarded], parameters: Parameters
+) -> tuple[Any, Parameters]:
+    """Return the statement without its watched values, and parameters that hold them."""
+    if isinstance(statement, Insert):
+        _refuse_unseen(statement, table)
+        parameters = parameters or [{}]
+    watched = _watched(guard, table, guarded)
+    given: dict[Any, Any] = dict(statement._values or {}) | dict(getattr(statement, "_ordered_values", None) or ())
+    moved: dict[str, BindParameter[Any]] = {}
+    for key, value in given.items():
+        name = _name(table, key)
+        if name not in watched:
+            continue
+        if isinstance(value, BindParameter) and value.callable is None:
+            moved[name] = value
+        else:
+            _check_expression(guard, table, name, guarded.get(name))
+    parameters = [_with_values(each, moved) for each in parameters or [{}]] if moved else parameters
+    _refuse_own_columns(table, parameters, given)
+    return (_without(statement, table, moved) if moved else statement), parameters
+
+
+def _watched(guard: Guard, table: Table, guarded: Mapping[str, Guarded]) -> set[str]:
+    """The columns whose values the gate has to know: personal ones, owners, event times, what an age depends on."""
+    each = guard.tables[table]
+    names = {column.key for column in table.columns if is_owner_column(table, column)} | set(guarded)
+    sources = {source for source in each.model.events.values() if isinstance(source, str)}
+    if each.model.child is not None and each.model.child.country is not None:
+        sources.add(each.model.child.country)
+    return names | {each.mapper.columns[source].key for source in sources if source in each.mapper.columns}
+
+
+def is_owner_column(table: Table, column: Column[Any]) -> bool:
+    """Whether a column may say whom a row is about."""
+    return KEY_COLUMN not in table.columns and bool(column.foreign_keys)
+
+
+def _name(table: Table, key: Any) -> str:
+    return str(table.columns[key if isinstance(key, str) else key.key].key)
+
+
+def _without(statement: Insert | Update, table: Table, moved: Mapping[str, Any]) -> Any:
+    copy: Any = statement._generate()
+    if statement._values is not None:
+        rest = {key: value for key, value in statement._values.items() if _name(table, key) not in moved}
+        copy._values = type(statement._values)(rest) if rest else None
+    ordered = getattr(copy, "_ordered_values", None)
+    if ordered:
+        copy._ordered_values = [(key, value) for key, value in ordered if _name(table, key) not in moved] or None
+    return copy
+
+
+def _with_values(row: Mapping[str, Any], moved: Mapping[str, BindParameter[Any]]) -> dict[str, Any]:
+    """Take each value from its bind: given by name among the parameters, or written into the statement."""
+    named = {bind.key for bind in moved.values() if bind.key in row}
+    values = {name: row.get(bind.key, bind.value) for name, bind in moved.items()}
+    return {name: value for name, value in row.items() if name not in named} | values
+
+
+def _check_expression(guard: Guard, table: Table, name: str, kind: Guarded | None) -> None:
+    """Only an unsealed field without a search may be computed by the database, and only for a purpose that needs it."""
+    if kind is not None and not kind.sealed and kind.field.marker.search is None:
+        check_purpose(guard, kind)
+        return
+    raise StatementRefused(
+        f"{kind.field if kind else f'{table.name}.{name}'} would be set from an SQL expression.",
+        "The database cannot seal the result, nor privkit know whom or when it is about.",
+        "Compute the value in Python and set the attribute, or pass it as a parameter.",
+        table=table.name,
+    )
+
+
+def check_purpose(guard: Guard, kind: Guarded) -> None:
+    """Raise PurposeError unless the purpose in force needs the field, and so may collect or change it."""
+    scope = purposes.current()
+    if scope is None or scope.access(guard.rule(kind.field).field.id) is None:
+        raise not_needed(kind.field, scope)
+
+
+def _refuse_unseen(statement: Insert, table: Table) -> None:
+    """Refuse the forms of INSERT whose rows are not seen here."""
+    form = "INSERT ... FROM SELECT" if statement.select is not None else None
+    if statement._multi_values:
+        form = "INSERT with several rows in .values()"
+    conflict = statement._post_values_clause
+    names = {getattr(key, "key", key) for key in dict(getattr(conflict, "update_values_to_set", None) or ())}
+    if any(name in table.columns and _privkits(table.columns[name]) for name in names):
+        form = "ON CONFLICT DO UPDATE of a personal field"
+    if form:
+        raise StatementRefused(
+            f"{form} into {table.name} cannot be sealed row by row.",
+            "Its rows are not known before the database runs it.",
+            "Pass a list of dicts: connection.execute(insert(Model), [{...}, {...}]).",
+            table=table.name,
+        )
+
+
+def _privkits(column: Column[Any]) -> bool:
+    return field_of(column) is not None or column.name in (KEY_COLUMN, ADULT_COLUMN)
+
+
+def _refuse_own_columns(table: Table, parameters: Parameters, given: Mapping[Any, Any]) -> None:
+    """Nobody but the gate sets a row's key, its search hashes or the day of age."""
+    names = {_name(table, key) for key in given} | {
+        name for row in parameters for name, value in row.items() if value is not None
+    }
+    for column in table.columns:
+        own = column.name in (KEY_COLUMN, ADULT_COLUMN) or isinstance(column.type, SearchIndex)
+        if own and column.key in names:
+            raise StatementRefused(
+                f"{table.name}.{column.name} is privkit's own and cannot be set.",
+                "A row would lose its key, or be found by what it does not hold.",
+                "Leave the column out.",
+                table=table.name,
+            )
+
+
+def matching(statement: Update, query: Any, row: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return ``query`` over the rows that an UPDATE's WHERE finds for one parameter set, and its parameters."""
+    for criterion in statement._where_criteria:
+        query = query.where(criterion)
+    names = {each.key for each in visitors.iterate(query) if isinstance(each, BindParameter)}
+    return query, {name: value for name, value in row.items() if name in names}
