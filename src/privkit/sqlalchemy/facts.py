@@ -14,6 +14,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import ColumnElement, Label, Select, Table, TextClause
+from sqlalchemy.sql import visitors
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import (
     BinaryExpression,
@@ -93,6 +94,7 @@ class _Place(Enum):
     LISTED = "a plain column that the statement returns"
     INNER = "below FROM: what it lists is a touch only where the outer statement takes it up"
     PASSED = "a plain column that an inner statement lists"
+    NAMED = "a name in ORDER BY or GROUP BY that only the compiler resolves"
     USED = "anywhere else"
 
 
@@ -138,9 +140,17 @@ def _select(select: Select[Any], place: _Place, *, spell_out: bool) -> Iterator[
             continue
         for each in column.clauses if isinstance(column, ClauseList) and "bundle" in column._annotations else (column,):
             bare = each.element if isinstance(each, Label) else each
-            yield bare, plain if isinstance(bare, ColumnClause) else _Place.USED
-    yield from ((child, _Place.USED) for child in super(Select, select).get_children(omit_attrs=_LISTED))
+            yield bare, plain if _is_plain(bare) else _Place.USED
+    computed = {each.name for each in select._raw_columns if isinstance(each, Label) and not _is_plain(each.element)}
+    for child in super(Select, select).get_children(omit_attrs=_LISTED):
+        yield child, _Place.USED
+        references = (each for each in visitors.iterate(child) if isinstance(each, _textual_label_reference))
+        yield from ((each, _Place.NAMED) for each in references if each.element not in computed)
     yield from ((source, _Place.INNER) for source in select._iterate_from_elements())
+
+
+def _is_plain(column: Any) -> bool:
+    return isinstance(column, ColumnClause)
 
 
 def _compound(compound: CompoundSelect[Any], place: _Place) -> Iterator[tuple[Any, _Place]]:
@@ -149,7 +159,11 @@ def _compound(compound: CompoundSelect[Any], place: _Place) -> Iterator[tuple[An
     arms = set(map(id, compound.selects))
     for arm in compound.selects:
         yield arm, inner
-    yield from ((child, _Place.USED) for child in compound.get_children() if id(child) not in arms)
+    for child in compound.get_children():
+        if id(child) not in arms:
+            yield child, _Place.USED
+            references = (each for each in visitors.iterate(child) if isinstance(each, _textual_label_reference))
+            yield from ((each, _Place.NAMED) for each in references)
 
 
 def _mixed(compound: CompoundSelect[Any]) -> Field | None:
@@ -190,8 +204,10 @@ def _note_column(column: Any, facts: Facts, place: _Place) -> None:
 
 def _is_text(node: Any, place: _Place) -> bool:
     """Whether a node is SQL text of the developer's own, or only names a table or column without being mapped to it."""
-    if isinstance(node, TextClause | TextualSelect | _textual_label_reference):
+    if isinstance(node, TextClause | TextualSelect):
         return True
+    if isinstance(node, _textual_label_reference):
+        return place is _Place.NAMED
     if isinstance(node, TableClause):
         return not isinstance(node, Table)
     if isinstance(node, BinaryExpression | UnaryExpression):
