@@ -81,7 +81,8 @@ def store_changed_ages(
                 table=table.name,
             )
         for values_now in stored:
-            together = {column.key: row.get(column.key, value) for column, value in zip(needed, values_now, strict=True)}
+            pairs = zip((column.key for column in needed), values_now, strict=True)
+            together = {key: row.get(key, value) for key, value in pairs}
             store_ages(guard, table, [together])
             row[ADULT_COLUMN] = together[ADULT_COLUMN]
 

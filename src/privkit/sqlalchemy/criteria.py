@@ -190,14 +190,14 @@ def _descriptions(statement: Select[Any]) -> list[Any]:
 
 
 def _refuse_undeferring(guard: Guard, scope: purposes.Scope | None, statement: Select[Any]) -> None:
-    """undefer() and load_only() name a field on purpose; where it is not needed that is an error, as in a column list."""
+    """undefer() and load_only() name a field on purpose, so a field that is not needed is an error there."""
     for option in statement._with_options:
         for element in getattr(option, "context", ()):
-            attribute = element.path.path[-1]
-            if dict(getattr(element, "strategy", None) or ()).get("deferred") is False and hasattr(attribute, "columns"):
-                field = field_of(attribute.columns[0])
-                if field is not None and (scope is None or scope.access(field.id) is None):
-                    raise not_needed(field, scope)
+            columns = getattr(element.path.path[-1], "columns", None)
+            strategy = dict(getattr(element, "strategy", None) or ())
+            field = field_of(columns[0]) if columns and strategy.get("deferred") is False else None
+            if field is not None and (scope is None or scope.access(field.id) is None):
+                raise not_needed(field, scope)
 
 
 def _joined_paths(statement: Select[Any]) -> Iterator[tuple[Any, ...]]:

@@ -8,7 +8,7 @@ search can. ``SearchIndex`` is the type of the hidden ``<field>_ix`` column.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -250,7 +250,8 @@ def expiring(factory: Any) -> Any:
 
 
 @cache
-def _expiring_class(plain: type) -> type:
+def _expiring_class(plain: Hashable) -> type:
+    assert isinstance(plain, type)
     return type("ExpiringComparator", (ExpiringOperators, plain), {})
 
 

@@ -108,7 +108,7 @@ def _refuse_unseen(statement: Insert, table: Table) -> None:
     if statement._multi_values:
         form = "INSERT with several rows in .values()"
     conflict = statement._post_values_clause
-    names = {getattr(key, "key", key) for key in dict(getattr(conflict, "update_values_to_set", None) or ())}
+    names = {str(getattr(key, "key", key)) for key in dict(getattr(conflict, "update_values_to_set", None) or ())}
     if any(name in table.columns and _privkits(table.columns[name]) for name in names):
         form = "ON CONFLICT DO UPDATE of a personal field"
     if form:

@@ -7,22 +7,20 @@ What cannot be sealed for one known data subject is refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BindParameter, Column, Connection, Insert, Table, Update, false, select, true, tuple_
-from sqlalchemy.sql import visitors
+from sqlalchemy import Connection, Insert, Table, Update, false, select, true, tuple_
 
 from privkit import purposes
 from privkit.clock import as_utc
 from privkit.consent.age import cautious_today
 from privkit.crypto import SubjectKey
-from privkit.errors import ConsentRequired, SealedError, StatementRefused
+from privkit.errors import ConsentRequired, StatementRefused
 from privkit.location import GeoPoint, cell_int
 from privkit.markers import Nearby
 from privkit.sqlalchemy import children, keystore
-from privkit.sqlalchemy.attributes import not_needed
 from privkit.sqlalchemy.guard import Guard, own_alias
 from privkit.sqlalchemy.mapping import KEY_COLUMN
 from privkit.sqlalchemy.ownership import hop, owner_key
@@ -80,7 +78,8 @@ def _store_event_times(guard: Guard, table: Table, parameters: Parameters) -> No
 def _touches(guard: Guard, row: Mapping[str, Any], table: Table, guarded: Mapping[str, Guarded]) -> bool:
     child = guard.tables[table].model.child
     sealed = any(name in row for name, kind in guarded.items() if kind.sealed)
-    return sealed or (child is not None and child.country in row) or any(is_owner_column(table, column) and column.key in row for column in table.columns)
+    moved = child is not None and child.country in row
+    return sealed or moved or any(is_owner_column(table, each) and each.key in row for each in table.columns)
 
 
 def _seal_insert(
