@@ -125,7 +125,7 @@ def test_a_policy_cannot_be_changed(load_text):
     with pytest.raises(TypeError):
         policy.purposes["other"] = policy.purposes["pickup"]
     with pytest.raises(AttributeError):
-        policy.enforcement = "observe"
+        policy.enforcement = "other"
 
 
 def test_the_repr_of_a_policy_names_the_file_and_no_content(load_text):
@@ -233,8 +233,8 @@ def test_a_keep_that_is_not_clear_is_refused(problems_of, keep):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("enforcement: off", "enforcement is 'off'; it must be one of enforce, observe."),
-        ("enforcement: enforced", "enforcement is 'enforced'; it must be one of enforce, observe."),
+        ("enforcement: off", "enforcement is 'off'; it must be enforce."),
+        ("enforcement: enforced", "enforcement is 'enforced'; it must be enforce."),
         ("naive_datetimes: Europe/Paris", "naive_datetimes is 'Europe/Paris'; it must be UTC."),
         ("enforcment: observe", "There is an unknown key 'enforcment'."),
         ("extends: gdpr", "extends must be a list."),
@@ -357,7 +357,7 @@ def test_the_place_of_the_file_does_not_change_the_digest(tmp_path, load_text):
         SMALL.replace("Find the rider", "Find a rider"),
         SMALL.replace("legal_basis", "prohibited: true, legal_basis"),
         SMALL.replace("legal_basis", "children: never, legal_basis"),
-        SMALL + "enforcement: observe\n",
+        SMALL + "naive_datetimes: UTC\n",
         SMALL + "naive_datetimes: UTC\n",
         SMALL + "extends: [gdpr]\n",
         SMALL + "sensitive: [user.name]\n",

@@ -24,7 +24,7 @@ LEGAL_BASES = (
 """The six bases of GDPR Art. 6(1), in its order."""
 
 CHILDREN = ("allowed", "consent", "never")
-ENFORCEMENT = ("enforce", "observe")
+ENFORCEMENT = ("enforce",)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ search can. ``SearchIndex`` is the type of the hidden ``<field>_ix`` column.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import BindParameter, Boolean, ColumnElement, Dialect, LargeBinary, Table, and_, not_, or_, type_coerce
@@ -245,14 +244,17 @@ class SealedComparator(TypeDecorator.Comparator[Any]):
 def expiring(factory: Any) -> Any:
     """Return a comparator factory that adds the expiry condition to what ``factory``'s comparators build."""
     if isinstance(factory, type):
-        known: Any = factory
-        return _expiring_class(known)
+        return _expiring_class(factory)
     return lambda expression: _expiring_class(type(factory(expression)))(expression)
 
 
-@cache
-def _expiring_class(plain: Any) -> type:
-    return type("ExpiringComparator", (ExpiringOperators, plain), {})
+_expiring: dict[type, type] = {}
+
+
+def _expiring_class(plain: type) -> type:
+    if plain not in _expiring:
+        _expiring[plain] = type("ExpiringComparator", (ExpiringOperators, plain), {})
+    return _expiring[plain]
 
 
 class ExpiringOperators:
