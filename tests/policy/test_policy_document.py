@@ -358,7 +358,6 @@ def test_the_place_of_the_file_does_not_change_the_digest(tmp_path, load_text):
         SMALL.replace("legal_basis", "prohibited: true, legal_basis"),
         SMALL.replace("legal_basis", "children: never, legal_basis"),
         SMALL + "naive_datetimes: UTC\n",
-        SMALL + "naive_datetimes: UTC\n",
         SMALL + "extends: [gdpr]\n",
         SMALL + "sensitive: [user.name]\n",
         SMALL + "categories: {user.name: {seal: required}}\n",

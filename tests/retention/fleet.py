@@ -54,7 +54,7 @@ class Fine(Base):
     driver_id: Mapped[int] = mapped_column(ForeignKey("drivers.id"))
 
 
-def fleet(url: str, folder: Path, *, fines: int = 0) -> tuple[Engine, Guard, type[Vehicle]]:
+def fleet(url: str, folder: Path, *, fines: int = 0) -> tuple[Engine, Guard]:
     """Store two drivers, of whom the first left long ago, each with a badge and a vehicle."""
     policy = folder / "fleet.yaml"
     policy.write_text(POLICY)
@@ -69,4 +69,4 @@ def fleet(url: str, folder: Path, *, fines: int = 0) -> tuple[Engine, Guard, typ
         session.add_all([Badge(driver_id=1), Badge(driver_id=2), Vehicle(driver_id=1), Vehicle(driver_id=2)])
         session.add_all([Fine(driver_id=1) for _ in range(fines)])
         session.commit()
-    return engine, privacy.guard, Vehicle
+    return engine, privacy.guard

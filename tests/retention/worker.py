@@ -1,4 +1,4 @@
-"""A process that purges a ride service and may be killed at any moment: ``python -m tests.retention.worker URL DIR``."""
+"""A process that purges a ride service and may be killed: ``python -m tests.retention.worker URL DIR``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is on disk, and what a read gives when something is wrong with the keys, the bytes, the engine or the purpose."""
+"""What is on disk, and what a read gives when the keys, the bytes, the engine or the purpose are wrong."""
 
 import json
 import sqlite3
@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import pytest
 from sqlalchemy import JSON, create_engine, delete, func, insert, select, text, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from tests.databases import Server, libpq, raw_rows
+from tests.sqlalchemy.rides import SIGN_UP, Clock, Rider, RideService, Trip, ride_service, rider
 
 from privkit import FileKeyring, GeoPoint, Personal, Privacy, PrivkitError, data_subject, events, not_personal
 from privkit.errors import (
@@ -23,8 +25,6 @@ from privkit.errors import (
     StatementRefused,
 )
 from privkit.sqlalchemy.destroy import destroy_keys
-from tests.databases import Server, libpq, raw_rows
-from tests.sqlalchemy.rides import SIGN_UP, Clock, Rider, RideService, Trip, ride_service, rider
 
 PLACE = GeoPoint(48.137154, 11.576124)
 EMAIL, NAME = "planted.person@rides.example", "Planted Person"
@@ -183,7 +183,7 @@ def test_plain_text_of_another_program_does_not_get_into_a_sealed_column(
 ) -> None:
     plant(service)
     plain = "'plain'" if service.engine.dialect.name == "sqlite" else "'plain'::bytea"
-    with pytest.raises(Exception, match="(?i)check constraint"):
+    with pytest.raises(Exception, match=r"(?i)check constraint"):
         raw_rows(database_url, f"UPDATE riders SET home = {plain}")
 
 
