@@ -25,6 +25,7 @@ from privkit.retention import Plan, Run
 from privkit.retention.run import Progress
 from privkit.sqlalchemy import Guard, holds, ledger, mapping, protect
 from privkit.sqlalchemy.consents import ConsentLedger
+from privkit.sqlalchemy.states import FieldState, field_state
 from privkit.sqlalchemy.visibility import live
 
 _Callable = TypeVar("_Callable", bound=Callable[..., Any])
@@ -86,6 +87,10 @@ class Privacy:
         if mapper not in set(_mappers(self._models)):
             self._models.append(model)
         self.guard.refresh()
+
+    def state(self, row: Any, field: str) -> FieldState:
+        """Say why a field of a loaded row reads as it does (set, never set, restricted, expired) and by which rule."""
+        return field_state(self.guard, row, field)
 
     def plan(self, engine: Engine, *, at: datetime | None = None) -> Plan:
         """Return what is due at ``at`` (aware; default: now). Nothing is changed. Raises PlanError."""

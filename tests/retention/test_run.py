@@ -86,13 +86,6 @@ def counted(service: RideService) -> Counter[str]:
     return found
 
 
-@pytest.fixture
-def service(database_url: str, tmp_path: Path) -> RideService:
-    made = ride_service(database_url, tmp_path, Clock())
-    yield made
-    made.engine.dispose()
-
-
 def test_a_run_does_what_the_plan_says_and_nothing_is_overdue(service: RideService) -> None:
     seed(service, 60)
     plan = plan_of(service)
@@ -293,6 +286,22 @@ def test_a_run_killed_at_twenty_moments_ends_like_an_undisturbed_one(
     assert _worker(url, folder).communicate(timeout=120)[0].split() == ["ready", "done"]
     assert state(url) == state(calm_url)
     assert counted(service) == {f"{step.table}.{step.field}": step.due for step in calm_plan.steps if step.due}
+    service.engine.dispose()
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_two_runs_at_once_do_each_row_once_and_neither_fails(
+    database: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url = request.getfixturevalue("sqlite_url" if database == "sqlite" else "pg_url")
+    service = ride_service(url, tmp_path, Clock())
+    seed(service, 300)
+    plan = plan_of(service)
+    service.engine.dispose()
+    workers = [_worker(url, tmp_path) for _ in range(2)]
+    ends = [worker.communicate(timeout=120)[0].split() for worker in workers]
+    assert ends == [["ready", "done"], ["ready", "done"]]
+    assert counted(service) == {f"{step.table}.{step.field}": step.due for step in plan.steps if step.due}
     service.engine.dispose()
 
 

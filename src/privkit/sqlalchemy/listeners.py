@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
-from weakref import WeakSet
 
 from sqlalchemy import Engine, Select, Table, event, inspect
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -15,7 +15,7 @@ from privkit import purposes
 from privkit.errors import PrivkitError
 from privkit.sqlalchemy import criteria, read_gate, write_gate
 from privkit.sqlalchemy.guard import Guard
-from privkit.sqlalchemy.registry import guard_of, register
+from privkit.sqlalchemy.registry import executing, guard_of, register
 
 
 def protect(guard: Guard, engine: Engine | AsyncEngine) -> None:
@@ -39,6 +39,7 @@ def before_execute(
     """Seal what is written; add criteria to a Core SELECT that arrived without them."""
     guard = guard_of(connection.dialect)
     assert guard is not None
+    executing.set(guard)
     if isinstance(statement, LambdaElement):
         statement = statement._resolved
     if isinstance(statement, Select):
@@ -97,20 +98,16 @@ def do_orm_execute(state: ORMExecuteState) -> None:
     criteria.do_orm_execute(guard, state)
     entry = purposes.active()
     if entry is not None:
-        sessions: WeakSet[Session] = WeakSet([state.session])
-        entry.at_exit(id(state.session), lambda: _forget(guard, sessions))
+        session = weakref.ref(state.session)
+        entry.at_exit(session, lambda: _forget(guard, session()))
 
 
-def _forget(guard: Guard, sessions: WeakSet[Session]) -> None:
+def _forget(guard: Guard, session: Session | None) -> None:
     """When a purpose ends, its personal attributes leave the objects it loaded; unsaved changes stay."""
-    for session in sessions:
-        for instance in list(session.identity_map.values()):
-            each = guard.protected(type(instance))
-            if each is None or not each.model.fields:
-                continue
-            state = inspect(instance)
-            loaded = [
-                name for name in each.model.fields if name in state.dict and not state.attrs[name].history.has_changes()
-            ]
-            if loaded:
-                session.expire(instance, loaded)
+    for instance in list(session.identity_map.values()) if session is not None else ():
+        each = guard.protected(type(instance))
+        names = each.model.fields if each is not None else ()
+        state = inspect(instance)
+        loaded = [name for name in names if name in state.dict and not state.attrs[name].history.has_changes()]
+        if session is not None and loaded:
+            session.expire(instance, loaded)

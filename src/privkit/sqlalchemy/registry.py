@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -11,6 +12,10 @@ if TYPE_CHECKING:
     from privkit.sqlalchemy.guard import Guard
 
 _guards: WeakKeyDictionary[Dialect, Guard] = WeakKeyDictionary()
+
+
+executing: ContextVar[Guard | None] = ContextVar("privkit_executing", default=None)
+"""The guard of the engine whose statement is being prepared: its clock counts, not that of who built the statement."""
 
 
 def guard_of(dialect: Dialect) -> Guard | None:

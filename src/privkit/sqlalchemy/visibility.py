@@ -31,6 +31,7 @@ from privkit.policy import FieldRule, Keep
 from privkit.sqlalchemy.events import MAXIMUM, MINIMUM, event_time, stored
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.ownership import owner_key
+from privkit.sqlalchemy.registry import executing
 from privkit.sqlalchemy.types import Guarded, covered, plain_type, search_refused
 
 _THREE: Any = literal_column("3")
@@ -145,7 +146,11 @@ def table_rules(guard: Guard, table: Table) -> list[FieldRule]:
 
 def _cutoff(guard: Guard, kind: Guarded, event: str, time: ColumnElement[Any]) -> Any:
     plain, field_id = plain_type(time), kind.field.id
-    return bindparam(None, callable_=lambda: stored(cutoff(kind.guard or guard, field_id, event), plain), type_=plain)
+
+    def ask() -> Any:
+        return stored(cutoff(executing.get() or kind.guard or guard, field_id, event), plain)
+
+    return bindparam(None, callable_=ask, type_=plain)
 
 
 def cutoff(guard: Guard, field_id: str, event: str) -> datetime:
