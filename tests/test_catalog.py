@@ -7,6 +7,7 @@ import pytest
 from pydantic import BaseModel
 from sqlalchemy import Column, ForeignKey, Integer, MetaData, String, Table
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, declared_attr, mapped_column, registry
+from typing_extensions import TypeAliasType
 
 from privkit.catalog import annotate, read, with_type
 from privkit.errors import MappingError
@@ -348,3 +349,13 @@ def test_storage_may_tell_the_type_that_no_annotation_told() -> None:
     field = read(Foreign).fields["email"]
     assert (None, str) == (field.python_type, with_type(field, str).python_type)
     assert field.id == with_type(field, str).id
+
+
+def test_a_marker_behind_a_type_alias_is_found() -> None:
+    email = Personal("user.contact.email", purposes={"account"})
+    alias = TypeAliasType("alias", Annotated[str, email])
+
+    class Form(BaseModel):
+        email: alias | None  # type: ignore[valid-type]
+
+    assert read(Form).fields["email"].marker == email

@@ -180,6 +180,9 @@ def _search(annotation: Any, definer: type, name: str) -> tuple[Personal | NotPe
 def _markers(annotation: Any, definer: type, *, many: bool) -> Iterator[tuple[Personal | NotPersonal, Any, bool]]:
     if isinstance(annotation, str | ForwardRef):
         annotation = _evaluate(annotation, definer)
+    for alias in (annotation, get_origin(annotation)):
+        if type(alias).__name__ == "TypeAliasType":  # type Email = Annotated[...], from Python 3.12 on
+            yield from _markers(alias.__value__, definer, many=many)
     if get_origin(annotation) is Annotated:
         base, *metadata = get_args(annotation)
         own = [item for item in metadata if isinstance(item, Personal | NotPersonal)]

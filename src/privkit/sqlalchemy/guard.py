@@ -142,7 +142,7 @@ class Guard:
 
     def scope(self, names: tuple[str, ...]) -> Scope:
         """Return the scope of working for ``names``."""
-        return purposes.scope_for(self.policy, self.rules.values(), names)
+        return purposes.scope_for(self.policy, self.rules.values(), names, clock=self.now)
 
     def protected(self, cls: type) -> Protected | None:
         """Return what is known of a mapped class, or of the nearest base that declares something."""
