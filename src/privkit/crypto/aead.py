@@ -6,6 +6,7 @@ section 8.3); a value's key serves one field of one data subject, so it stays fa
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from os import urandom
 from typing import NoReturn
 
@@ -17,6 +18,9 @@ from privkit.errors import KeyringError, SealedError
 KEY_SIZE = 32
 NONCE_SIZE = 12
 TAG_SIZE = 16
+
+Draw = Callable[[], bytes]
+"""Returns a nonce that it returned to nobody else."""
 
 
 class KeyMaterial:
@@ -46,20 +50,62 @@ class Aead(KeyMaterial):
 
     def encrypt(self, plaintext: bytes, associated: bytes) -> bytes:
         """Return nonce (12 bytes) | ciphertext | tag (16 bytes), authenticated together with ``associated``."""
-        nonce = urandom(NONCE_SIZE)
-        return nonce + self._cipher.encrypt(nonce, plaintext, associated)
+        return self.sealer(b"", associated)(plaintext, draw_nonce)
 
     def decrypt(self, sealed: bytes, associated: bytes) -> bytes:
         """Return the plaintext. Raises SealedError unless ``sealed`` and ``associated`` are exactly what was made."""
-        try:
-            return self._cipher.decrypt(sealed[:NONCE_SIZE], sealed[NONCE_SIZE:], associated)
-        except (InvalidTag, ValueError):
-            pass  # raised below instead, so that no context is chained
-        raise SealedError(
-            "A sealed value did not open.",
-            "It was damaged, or moved from another field or data subject, or sealed under another key.",
-            "Restore the row from a backup, and find what wrote to it outside privkit.",
-        )
+        return self.opener(0, associated)(sealed)
+
+    def sealer(self, header: bytes, associated: bytes) -> Callable[[bytes, Draw], bytes]:
+        """Return a function that encrypts as ``encrypt`` does and puts ``header`` in front.
+
+        It takes its nonce from ``draw_nonce`` or from what ``nonces`` returned, and from nothing else.
+        """
+        cipher = self._cipher
+
+        def seal(plaintext: bytes, draw: Draw) -> bytes:
+            nonce = draw()
+            return header + nonce + cipher.encrypt(nonce, plaintext, associated)
+
+        return seal
+
+    def opener(self, start: int, associated: bytes) -> Callable[[bytes], bytes]:
+        """Return a function that decrypts as ``decrypt`` does what stands from byte ``start`` on."""
+        cipher, end = self._cipher, start + NONCE_SIZE
+
+        def open_sealed(sealed: bytes) -> bytes:
+            try:
+                return cipher.decrypt(sealed[start:end], sealed[end:], associated)
+            except (InvalidTag, ValueError):
+                pass  # raised below instead, so that no context is chained
+            raise SealedError(
+                "A sealed value did not open.",
+                "It was damaged, or moved from another field or data subject, or sealed under another key.",
+                "Restore the row from a backup, and find what wrote to it outside privkit.",
+            )
+
+        return open_sealed
+
+
+def draw_nonce() -> bytes:
+    """Draw one nonce."""
+    return urandom(NONCE_SIZE)
+
+
+def nonces(count: int) -> Draw:
+    """Return a function that hands out nonces which were drawn together, about ``count`` of them and then more.
+
+    For the values of one statement, by one thread. It is never kept: after a fork a store of nonces would be
+    the same in parent and child.
+    """
+    return _drawn(min(max(count, 1), 4096)).__next__
+
+
+def _drawn(count: int) -> Iterator[bytes]:
+    while True:
+        together = urandom(NONCE_SIZE * count)
+        for start in range(0, len(together), NONCE_SIZE):
+            yield together[start : start + NONCE_SIZE]
 
 
 def require_key(key: bytes) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Context, Decimal, InvalidOperation
 from enum import Enum, Flag
+from operator import methodcaller
 from typing import Any, Protocol, get_origin
 from uuid import UUID
 
@@ -29,7 +30,15 @@ _STRICT = Context(traps=[InvalidOperation])
 
 
 class Codec(Protocol):
-    """Turns a value into bytes and back."""
+    """Turns a value into bytes and back.
+
+    ``declared``, ``quick_encode`` and ``quick_decode`` are for loops: they give the same for a value whose type is
+    exactly ``declared`` and for bytes that ``encode`` made, and otherwise raise anything. Then ask the slower ones.
+    """
+
+    declared: type
+    quick_encode: Callable[[Any], bytes]
+    quick_decode: Callable[[bytes], Any]
 
     def encode(self, value: Any) -> bytes:
         """Return the bytes of ``value``. Raises InvalidValue when it is not of the declared type."""
@@ -61,7 +70,7 @@ def codec_for(python_type: Any) -> Codec:
 class _TypeCodec:
     """A codec of one type. ``but_not``: subclasses whose values are not of the type in a reader's eyes."""
 
-    __slots__ = ("_but_not", "_declared", "_decode", "_encode", "_name")
+    __slots__ = ("_but_not", "_name", "declared", "quick_decode", "quick_encode")
 
     def __init__(
         self,
@@ -72,13 +81,13 @@ class _TypeCodec:
         name: str = "",
     ) -> None:
         self._name = name or declared.__name__
-        self._declared, self._encode, self._decode, self._but_not = declared, encode, decode, but_not
+        self.declared, self.quick_encode, self.quick_decode, self._but_not = declared, encode, decode, but_not
 
     def encode(self, value: Any) -> bytes:
-        if type(value) is not self._declared:
+        if type(value) is not self.declared:
             self._require_instance(value)
         try:
-            return self._encode(value)
+            return self.quick_encode(value)
         except InvalidValue:
             raise
         except Exception:
@@ -87,7 +96,7 @@ class _TypeCodec:
 
     def decode(self, data: bytes) -> Any:
         try:
-            return self._decode(data)
+            return self.quick_decode(data)
         except Exception:
             refusal = SealedError(
                 f"A sealed value opened, but its bytes are no {self._name}.",
@@ -98,7 +107,7 @@ class _TypeCodec:
         raise refusal  # out here, so that the original error, which may hold the value, is not chained
 
     def _require_instance(self, value: Any) -> None:
-        if isinstance(value, self._declared) and not isinstance(value, self._but_not):
+        if isinstance(value, self.declared) and not isinstance(value, self._but_not):
             return
         declared, given = self._name, type(value).__name__
         raise InvalidValue(
@@ -122,8 +131,7 @@ def _encode_text(value: str) -> bytes:
     return str.encode(value, "utf-8", "surrogatepass")
 
 
-def _decode_text(data: bytes) -> str:
-    return data.decode("utf-8", "surrogatepass")
+_decode_text: Callable[[bytes], str] = methodcaller("decode", "utf-8", "surrogatepass")
 
 
 def _decode_bool(data: bytes) -> bool:

@@ -9,9 +9,11 @@ its length in 4 bytes, so an envelope that is moved to another field, data subje
 from __future__ import annotations
 
 from binascii import unhexlify
+from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple, NoReturn
 
-from privkit.crypto.aead import NONCE_SIZE, TAG_SIZE, Aead, KeyMaterial
+from privkit.crypto.aead import NONCE_SIZE, TAG_SIZE, Aead, Draw, KeyMaterial, draw_nonce
 from privkit.errors import InvalidValue, SealedError
 
 VERSION = b"\x01"
@@ -23,8 +25,9 @@ KEY_ID_SIZE = 16
 EPOCH_SIZE = 4
 _KEY_ID = slice(2, 2 + KEY_ID_SIZE)
 _EPOCH = slice(_KEY_ID.stop, _KEY_ID.stop + EPOCH_SIZE)
-_HEADER_SIZE: int = _EPOCH.stop
-OVERHEAD = _HEADER_SIZE + NONCE_SIZE + TAG_SIZE
+HEADER_SIZE: int = _EPOCH.stop
+"""How many bytes of an envelope say what opens it: version, suite, key id and epoch."""
+OVERHEAD = HEADER_SIZE + NONCE_SIZE + TAG_SIZE
 """How many bytes longer than its plaintext an envelope is."""
 
 
@@ -41,28 +44,44 @@ class ValueKey(KeyMaterial):
     ``secret``: the 32 bytes derived for them. Raises InvalidValue for an epoch outside 0 to 2**32 - 1.
     """
 
-    __slots__ = ("_associated", "_decrypt", "_encrypt", "_header")
+    __slots__ = ("_associated", "_cipher", "_header", "_seal", "open_own")
 
     def __init__(self, secret: bytes, key_id: bytes, epoch: int, field_id: str) -> None:
-        if len(key_id) != KEY_ID_SIZE:
-            raise InvalidValue(f"A key id is {KEY_ID_SIZE} bytes, not {len(key_id)}.")
-        if not 0 <= epoch < 1 << 8 * EPOCH_SIZE:
-            raise InvalidValue("An epoch is a whole number from 0 to 4294967295.")
-        epoch_bytes = epoch.to_bytes(EPOCH_SIZE, "big")
-        cipher = Aead(secret)
-        self._header = VERSION + SUITE + key_id + epoch_bytes
-        self._associated = length_prefixed(VERSION, SUITE, field_id.encode(), key_id, epoch_bytes)
-        self._encrypt, self._decrypt = cipher.encrypt, cipher.decrypt
+        self._header = header(key_id, epoch)
+        self._associated = _associated(field_id) + length_prefixed(key_id, self._header[_EPOCH])
+        self._cipher = Aead(secret)
+        self._seal: Callable[[bytes, Draw], bytes] | None = None
+        self.open_own = self._cipher.opener(HEADER_SIZE, self._associated)
+        """Opens an envelope that was found by its whole header, which is not compared again."""
 
-    def seal(self, plaintext: bytes) -> bytes:
-        """Return an envelope, ``OVERHEAD`` bytes longer than ``plaintext``."""
-        return self._header + self._encrypt(plaintext, self._associated)
+    def seal(self, plaintext: bytes, draw: Draw = draw_nonce) -> bytes:
+        """Return an envelope, ``OVERHEAD`` bytes longer than ``plaintext``. ``draw``: where the nonce comes from."""
+        if self._seal is None:
+            self._seal = self._cipher.sealer(self._header, self._associated)
+        return self._seal(plaintext, draw)
 
     def open(self, envelope: bytes) -> bytes:
         """Return the plaintext. Raises SealedError for an envelope of another key or epoch, moved or damaged."""
-        if envelope[:_HEADER_SIZE] != self._header:
+        if envelope[:HEADER_SIZE] != self._header:
             _refuse(envelope, parse(self._header + bytes(OVERHEAD)))
-        return self._decrypt(envelope[_HEADER_SIZE:], self._associated)
+        return self.open_own(envelope)
+
+
+def header(key_id: bytes, epoch: int = 0) -> bytes:
+    """Return the first ``HEADER_SIZE`` bytes of an envelope under a subject key in an epoch.
+
+    Raises InvalidValue for a key id of another length, or an epoch outside 0 to 2**32 - 1.
+    """
+    if len(key_id) != KEY_ID_SIZE:
+        raise InvalidValue(f"A key id is {KEY_ID_SIZE} bytes, not {len(key_id)}.")
+    if not 0 <= epoch < 1 << 8 * EPOCH_SIZE:
+        raise InvalidValue("An epoch is a whole number from 0 to 4294967295.")
+    return VERSION + SUITE + key_id + epoch.to_bytes(EPOCH_SIZE, "big")
+
+
+@lru_cache(maxsize=4096)
+def _associated(field_id: str) -> bytes:
+    return length_prefixed(VERSION, SUITE, field_id.encode())
 
 
 def as_bytes(stored: object) -> bytes:

@@ -3,25 +3,56 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from hashlib import sha256
 from os import urandom
 from threading import RLock
+from typing import Any
 from weakref import WeakValueDictionary
-
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from privkit import clock
 from privkit.crypto.aead import KEY_SIZE, KeyMaterial, require_key
-from privkit.crypto.envelope import KEY_ID_SIZE, ValueKey
+from privkit.crypto.envelope import KEY_ID_SIZE, ValueKey, header
 from privkit.errors import KeyringError
 
 
 def derive(secret: bytes, *, info: bytes, salt: bytes = b"") -> bytes:
     """Derive 32 bytes by HKDF-SHA256 (RFC 5869). An empty ``salt`` is the RFC's default salt."""
-    return HKDF(algorithm=SHA256(), length=KEY_SIZE, salt=salt or None, info=info).derive(secret)
+    return _expand(_keyed(_extract(secret, salt)), info)
+
+
+# HKDF and HMAC (RFC 2104) from SHA-256 states that already hold the padded key: a subject key is extracted once
+# for all of its fields, and a call of a library's HKDF costs more than the four hashes it makes.
+
+_Keyed = tuple[Any, Any]
+_BLOCK = 64
+_INNER = bytes(byte ^ 0x36 for byte in range(256))
+_OUTER = bytes(byte ^ 0x5C for byte in range(256))
+
+
+def _keyed(key: bytes) -> _Keyed:
+    padded = (key if len(key) <= _BLOCK else sha256(key).digest()).ljust(_BLOCK, b"\0")
+    return sha256(padded.translate(_INNER)), sha256(padded.translate(_OUTER))
+
+
+def _hmac(keyed: _Keyed, message: bytes) -> bytes:
+    inner, outer = keyed[0].copy(), keyed[1].copy()
+    inner.update(message)
+    outer.update(inner.digest())
+    digest: bytes = outer.digest()
+    return digest
+
+
+_UNSALTED = _keyed(b"")
+
+
+def _extract(secret: bytes, salt: bytes) -> bytes:
+    return _hmac(_keyed(salt) if salt else _UNSALTED, secret)
+
+
+def _expand(extracted: _Keyed, info: bytes) -> bytes:
+    return _hmac(extracted, info + b"\x01")  # the first block of the expansion is all that 32 bytes need
 
 
 class SubjectKey(KeyMaterial):
@@ -30,13 +61,16 @@ class SubjectKey(KeyMaterial):
     Raises KeyringError for a secret of another length.
     """
 
-    __slots__ = ("__weakref__", "_value_keys", "id", "secret")
+    __slots__ = ("__weakref__", "_extracted", "_in_epochs", "fields", "id", "secret")
 
     def __init__(self, secret: bytes) -> None:
         require_key(secret)
         self.secret = secret
         self.id = sha256(b"privkit subject key v1\0" + secret).digest()[:KEY_ID_SIZE]
-        self._value_keys: dict[tuple[str, int, bytes], ValueKey] = {}
+        self.fields: dict[str, ValueKey] = {}
+        """The value keys without an epoch that were derived so far, by field id."""
+        self._in_epochs: dict[tuple[str, int, bytes], ValueKey] = {}
+        self._extracted: _Keyed | None = None
 
     @classmethod
     def new(cls) -> SubjectKey:
@@ -49,10 +83,17 @@ class SubjectKey(KeyMaterial):
         ``epoch`` 0 may do without a secret. Raises KeyringError for another epoch without one: such a value
         would outlive its epoch.
         """
-        cached = self._value_keys.get((field_id, epoch, epoch_secret))
-        return cached or self._derive(field_id, epoch, epoch_secret)
+        if not epoch and not epoch_secret:
+            return self.fields.get(field_id) or self.fields.setdefault(field_id, self._derive(field_id))
+        cached = self._in_epochs.get((field_id, epoch, epoch_secret))
+        return cached or self._derive_in_epoch(field_id, epoch, epoch_secret)
 
-    def _derive(self, field_id: str, epoch: int, epoch_secret: bytes) -> ValueKey:
+    def _derive(self, field_id: str) -> ValueKey:
+        if self._extracted is None:
+            self._extracted = _keyed(_extract(self.secret, b""))
+        return ValueKey(_expand(self._extracted, _value_info(field_id)), self.id, 0, field_id)
+
+    def _derive_in_epoch(self, field_id: str, epoch: int, epoch_secret: bytes) -> ValueKey:
         if epoch and not epoch_secret:
             raise KeyringError(
                 f"The key of epoch {epoch} is missing.",
@@ -60,12 +101,16 @@ class SubjectKey(KeyMaterial):
                 "Load the epoch's key, or seal in epoch 0 (no epoch).",
                 epoch=epoch,
             )
-        secret = derive(self.secret, salt=epoch_secret, info=b"privkit value v1\0" + field_id.encode())
+        secret = derive(self.secret, salt=epoch_secret, info=_value_info(field_id))
         made = ValueKey(secret, self.id, epoch, field_id)
-        return self._value_keys.setdefault((field_id, epoch, epoch_secret), made)
+        return self._in_epochs.setdefault((field_id, epoch, epoch_secret), made)
 
     def __repr__(self) -> str:
         return f"<SubjectKey {self.id.hex()[:8]}>"
+
+
+def _value_info(field_id: str) -> bytes:
+    return b"privkit value v1\0" + field_id.encode()
 
 
 class KeyCache(KeyMaterial):
@@ -74,7 +119,7 @@ class KeyCache(KeyMaterial):
     A key that somebody else still refers to (a result page does) is found by ``pinned`` after it left the cache.
     """
 
-    __slots__ = ("_entries", "_lock", "_max_age", "_max_size", "_monotonic", "_pinned")
+    __slots__ = ("_live", "_lock", "_max_age", "_max_size", "_monotonic", "_pinned", "_until")
 
     def __init__(
         self,
@@ -83,56 +128,73 @@ class KeyCache(KeyMaterial):
         monotonic: Callable[[], float] = clock.monotonic,
     ) -> None:
         self._max_size, self._max_age, self._monotonic = max_size, max_age.total_seconds(), monotonic
-        self._entries: OrderedDict[bytes, tuple[SubjectKey, float]] = OrderedDict()
+        self._live: dict[bytes, SubjectKey] = {}
+        self._until: OrderedDict[bytes, float] = OrderedDict()
         self._pinned: WeakValueDictionary[bytes, SubjectKey] = WeakValueDictionary()
         self._lock = RLock()
 
+    @property
+    def live(self) -> Mapping[bytes, SubjectKey]:
+        """The cached keys by the header of an envelope without an epoch: always the same dict.
+
+        Its keys' age is not checked here. Whoever reads it for a page calls ``drop_expired`` before that page.
+        """
+        return self._live
+
     def get(self, key_id: bytes) -> SubjectKey | None:
         """Return the key, or None when it is absent or older than the maximum age."""
-        entry = self._entries.get(key_id)
-        if entry is None:
+        found, until = self._live.get(header(key_id)), self._until.get(key_id)
+        if found is None or until is None:
             return None
-        if self._monotonic() <= entry[1]:
-            return entry[0]
-        self._drop_expired()
+        if self._monotonic() <= until:
+            return found
+        self.drop_expired()
         return None
 
     def pinned(self, key_id: bytes) -> SubjectKey | None:
         """Return the key while the cache or anybody else still holds it, else None."""
-        self._drop_expired()
+        self.drop_expired()
         with self._lock:
             return self._pinned.get(key_id)
 
     def put(self, keys: Iterable[SubjectKey]) -> None:
         """Keep ``keys``, which were just unwrapped, and evict the oldest beyond the maximum size."""
         fresh = list(keys)
-        self._drop_expired()
+        self.drop_expired()
         with self._lock:
             until = self._monotonic() + self._max_age
             for key in fresh:
                 # The object that a page holds stays the one object of its id, or eviction would unpin it.
-                self._entries[key.id] = (self._pinned.setdefault(key.id, key), until)
-                self._entries.move_to_end(key.id)
-            while len(self._entries) > self._max_size:
-                self._entries.popitem(last=False)
+                self._live[header(key.id)] = self._pinned.setdefault(key.id, key)
+                self._until[key.id] = until
+                self._until.move_to_end(key.id)
+            while len(self._until) > self._max_size:
+                self._drop_oldest()
 
     def forget(self, key_id: bytes) -> None:
         """Drop one key at once, pinned or not: it was destroyed."""
         with self._lock:
-            self._entries.pop(key_id, None)
+            self._until.pop(key_id, None)
+            self._live.pop(header(key_id), None)
             self._pinned.pop(key_id, None)
 
     def clear(self) -> None:
         """Drop all keys at once, pinned or not."""
         with self._lock:
-            self._entries.clear()
+            self._until.clear()
+            self._live.clear()
             self._pinned.clear()
 
-    def _drop_expired(self) -> None:
+    def drop_expired(self) -> None:
+        """Drop the keys that are older than the maximum age."""
         with self._lock:
             now = self._monotonic()
-            while self._entries and next(iter(self._entries.values()))[1] < now:
-                self._entries.popitem(last=False)
+            while self._until and next(iter(self._until.values())) < now:
+                self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        key_id, _ = self._until.popitem(last=False)
+        self._live.pop(header(key_id), None)
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._until)
