@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
 
 from privkit.clock import Clock, system_clock
 from privkit.errors import PurposeError
@@ -25,11 +27,11 @@ class Access:
 
     precision: Precision
     keeps: tuple[Keep | None, ...]
+    exact: bool = field(init=False)
+    """Whether the value itself may be seen, and so compared, sorted and counted by."""
 
-    @property
-    def exact(self) -> bool:
-        """Whether the value itself may be seen, and so compared, sorted and counted by."""
-        return isinstance(self.precision, Exact)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "exact", isinstance(self.precision, Exact))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,6 +71,16 @@ class Scope:
 
 
 _EVERYTHING = Access(Exact(), (None,))
+_NOTHING: Mapping[str, Access] = MappingProxyType({})
+
+
+class _AllFields(dict[str, Access]):
+    """What privkit's own work may see."""
+
+    def __missing__(self, field_id: str) -> Access:
+        return _EVERYTHING
+
+
 INTERNAL = Scope(("privkit",), {}, internal=True)
 
 
@@ -127,12 +139,16 @@ def _coarser(one: Precision, other: Precision) -> Precision | None:
 
 
 class Active:
-    """One entry into a scope, open until its block ends."""
+    """One entry into a scope, open until its block ends.
 
-    __slots__ = ("_callbacks", "open", "parent", "scope")
+    ``allows[field_id]`` is how a field may be seen, as ``scope.access`` says it; a closed entry allows nothing.
+    """
+
+    __slots__ = ("_callbacks", "allows", "open", "parent", "scope")
 
     def __init__(self, scope: Scope, parent: Active | None) -> None:
         self.scope, self.parent, self.open = scope, parent, True
+        self.allows: Mapping[str, Access] = _AllFields() if scope.internal else scope.fields
         self._callbacks: dict[Hashable, Callable[[], None]] = {}
 
     def at_exit(self, key: Hashable, callback: Callable[[], None]) -> None:
@@ -141,13 +157,18 @@ class Active:
 
     def close(self) -> None:
         """End the entry and run its callbacks."""
-        self.open = False
+        self.open, self.allows = False, _NOTHING
         for callback in self._callbacks.values():
             callback()
         self._callbacks.clear()
 
 
 _active: ContextVar[Active | None] = ContextVar("privkit_purpose", default=None)
+
+
+latest: Callable[[], Any] = _active.get
+"""The entry of this context that was opened last, or None. It may be closed, and then allows nothing: where
+``latest().allows[field_id]`` raises, ask ``current``. For loops over values."""
 
 
 def active() -> Active | None:

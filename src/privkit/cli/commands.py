@@ -1,26 +1,32 @@
 """The verbs. Each parses its options, calls one function below and turns the answer into an exit code.
 
-Exit codes: 0 all is well, 1 there are findings or overdue rows, 2 the command could not run.
+Exit codes: 0 all is well, 1 there are findings or overdue rows, 2 the command could not run, 130 it was stopped by
+Ctrl-C. Answers go to stdout; questions, progress and errors to stderr.
 """
 
 from __future__ import annotations
 
 import sys
+import traceback
 from datetime import datetime
 from enum import StrEnum
+from importlib import metadata
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 from rich.console import Console
-from sqlalchemy.exc import SQLAlchemyError
 
-from privkit.cli.application import load_engine, load_privacy
-from privkit.cli.screen import plan_table, purge_with_bar, run_table
+from privkit.cli.application import database, database_if_named, load_privacy
+from privkit.cli.screen import plan_table, print_findings, purge_with_bar, run_table
 from privkit.clock import as_utc
+from privkit.coverage import Severity
 from privkit.crypto import FileKeyring
-from privkit.errors import ApplicationError, PrivkitError
+from privkit.errors import ApplicationError, LedgerError, PrivkitError
 from privkit.retention import Plan
+
+FOUND, CANNOT, STOPPED = 1, 2, 130
 
 app = typer.Typer(
     help="Keep a service's promises about personal data.",
@@ -32,10 +38,13 @@ keys = typer.Typer(help="The keyring.", no_args_is_help=True)
 ledger = typer.Typer(help="The evidence ledger.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
 app.add_typer(ledger, name="ledger")
-console = Console(highlight=False, soft_wrap=False)
+console = Console(highlight=False, markup=False)
+errors = Console(highlight=False, markup=False, stderr=True)
 
-AppOption = Annotated[str | None, typer.Option("--app", help="The Privacy object, as module:name.")]
-UrlOption = Annotated[str | None, typer.Option("--url", help="The database's SQLAlchemy URL.")]
+AppOption = Annotated[
+    str | None, typer.Option("--app", metavar="MODULE:NAME", help="The application's Privacy object.")
+]
+UrlOption = Annotated[str | None, typer.Option("--url", metavar="URL", help="The database, as SQLAlchemy writes it.")]
 
 
 class Format(StrEnum):
@@ -46,78 +55,122 @@ class Format(StrEnum):
     html = "html"
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        say(f"privkit {_version()}")
+        raise typer.Exit
+
+
+def _version() -> str:
+    try:
+        return metadata.version("privkit")
+    except metadata.PackageNotFoundError:
+        return "(not installed: run from its source)"
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Keep a service's promises about personal data."""
+
+
 @keys.command("init")
-def keys_init(path: Annotated[Path, typer.Argument(help="Where to write the keyring.")] = Path("keys.json")) -> None:
+def keys_init(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write the keyring.")] = Path("keys.json"),
+) -> None:
     """Create a keyring: mode 0600, and never over an existing one."""
     FileKeyring.create(path)
-    console.print(f"Created {path} (mode 0600). Back it up apart from the database; without it nothing opens.")
+    say(f"Created {path} (mode 0600). Back it up apart from the database; without it nothing opens.")
 
 
 @app.command()
 def plan(
     app: AppOption = None,
     url: UrlOption = None,
-    at: Annotated[str | None, typer.Option(help="The instant, ISO 8601 with a zone; default: now.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Also write the plan to this file, for purge --plan.")] = None,
+    at: Annotated[str | None, typer.Option(metavar="INSTANT", help="ISO 8601 with a zone; default: now.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the plan to a file, for purge --plan.")
+    ] = None,
 ) -> None:
     """Show what is due: counts per table, field and rule, at one instant. Changes nothing."""
-    made = load_privacy(app).plan(load_engine(url), at=_instant(at))
+    privacy, instant = load_privacy(app), _instant(at)
+    with database(privacy, url) as engine:
+        made = privacy.plan(engine, at=instant)
     console.print(plan_table(made))
     if out is not None:
-        out.write_text(made.json(), encoding="utf-8")
+        _write(out, made.json())
 
 
 @app.command()
 def purge(
     app: AppOption = None,
     url: UrlOption = None,
-    plan: Annotated[Path | None, typer.Option(help="A plan written by plan --out; default: what is due now.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Rows in a transaction.")] = 1000,
+    plan: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A plan written by plan --out; default: what is due now.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, metavar="ROWS", help="Rows in a transaction.")] = 1000,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Execute exactly the plan that is shown. May be stopped at any moment and run again."""
-    privacy, engine = load_privacy(app), load_engine(url)
-    chosen = Plan.load(_read(plan)) if plan is not None else privacy.plan(engine)
-    console.print(plan_table(chosen))
-    if chosen.due and not yes:
-        typer.confirm(f"Destroy {chosen.due:,} values and rows?", abort=True)
-    run = purge_with_bar(console, privacy, engine, chosen, batch=batch)
+    privacy = load_privacy(app)
+    with database(privacy, url) as engine:
+        chosen = Plan.load(_read(plan)) if plan is not None else privacy.plan(engine)
+        console.print(plan_table(chosen))
+        if chosen.due and not yes and not _confirmed(chosen.due):
+            say("Nothing was destroyed.")
+            raise typer.Exit(FOUND)
+        run = purge_with_bar(errors, privacy, engine, chosen, batch=batch)
     console.print(run_table(run))
-    console.print(f"overdue: {run.overdue:,}")
-    raise typer.Exit(0 if run.ok else 1)
+    if failed := sum(outcome.failed for outcome in run.outcomes):
+        say(f"left as they are, because they do not open: {failed:,}")
+    say(f"overdue: {run.overdue:,}")
+    raise typer.Exit(0 if run.ok else FOUND)
 
 
 @app.command()
 def status(app: AppOption = None, url: UrlOption = None) -> None:
     """Print the number of overdue values and rows; exit 1 when there are any."""
-    due = load_privacy(app).plan(load_engine(url)).due
-    console.print(f"overdue: {due:,}")
-    raise typer.Exit(1 if due else 0)
+    privacy = load_privacy(app)
+    with database(privacy, url) as engine:
+        due = privacy.plan(engine).due
+    say(f"overdue: {due:,}")
+    raise typer.Exit(FOUND if due else 0)
 
 
 @app.command()
 def check(app: AppOption = None, url: UrlOption = None) -> None:
-    """Print the findings, worst first. With a database, what is stored is checked too."""
-    found = load_privacy(app).check(load_engine(url) if _has(url) else None)
-    for finding in found:
-        console.print(str(finding), soft_wrap=True, markup=False)
-    console.print("covered: no findings" if not found else f"{len(found)} findings")
-    raise typer.Exit(1 if found else 0)
+    """Print the findings, worst first; exit 1 when one is to be mended. With a database, what is stored is checked."""
+    privacy = load_privacy(app)
+    with database_if_named(privacy, url) as engine:
+        found = privacy.check(engine)
+    print_findings(console, found)
+    to_mend = sum(finding.severity >= Severity.MEDIUM for finding in found)
+    say(f"{'not covered' if to_mend else 'covered'}: {to_mend} to mend, {len(found) - to_mend} to know")
+    raise typer.Exit(FOUND if to_mend else 0)
 
 
 @app.command()
 def report(
     app: AppOption = None,
     url: UrlOption = None,
-    format: Annotated[Format, typer.Option(help="How to write it.")] = Format.text,
-    out: Annotated[Path | None, typer.Option(help="Write it to a file instead.")] = None,
+    format: Annotated[Format, typer.Option(metavar="text|json|html", help="How to write it.")] = Format.text,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it to a file instead.")] = None,
 ) -> None:
     """Write the coverage report: every table and column, the findings, the guide's questions."""
-    made = load_privacy(app).report(load_engine(url) if _has(url) else None)
-    text = {Format.text: made.text, Format.json: made.json, Format.html: made.html}[format]()
-    if out is not None:
-        out.write_text(text, encoding="utf-8")
+    privacy = load_privacy(app)
+    with database_if_named(privacy, url) as engine:
+        made = privacy.report(engine)
+    if format is Format.text:
+        text = made.text() if out is not None else made.text(console.width)
     else:
+        text = made.json() if format is Format.json else made.html()
+    if out is not None:
+        _write(out, text)
+    else:
+        _encode(sys.stdout, sys.stdout.encoding if format is Format.text else "utf-8")
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
 
 
@@ -125,23 +178,33 @@ def report(
 def ledger_verify(
     app: AppOption = None,
     url: UrlOption = None,
-    expected: Annotated[str | None, typer.Option(help="A checkpoint noted earlier, count:hex.")] = None,
+    expected: Annotated[str | None, typer.Option(metavar="COUNT:HEX", help="A checkpoint noted earlier.")] = None,
 ) -> None:
-    """Recompute the chain. Prints a checkpoint to note elsewhere, which makes a cut-off tail visible later."""
-    verified = load_privacy(app).verify_ledger(load_engine(url), expected=expected)
-    head = verified.head.hex() if verified.head else ""
-    console.print(f"intact: {verified.count:,} lines; checkpoint {verified.count}:{head}", soft_wrap=True)
+    """Recompute the chain; exit 1 when it is broken. Note the checkpoint elsewhere: a cut-off tail shows against it."""
+    privacy = load_privacy(app)
+    with database(privacy, url) as engine:
+        try:
+            verified = privacy.verify_ledger(engine, expected=expected)
+        except LedgerError as broken:
+            say(str(broken))
+            raise typer.Exit(FOUND) from None
+    say(f"intact: {verified.count:,} lines; checkpoint {verified.checkpoint}")
 
 
-def _has(url: str | None) -> bool:
-    """A check of the models alone needs no database."""
-    try:
-        load_engine(url).dispose()
-    except ApplicationError:
-        if url is not None:
-            raise
-        return False
-    return True
+def say(line: str) -> None:
+    """Print a line as it is: a terminal may wrap it, a pipe gets it whole."""
+    console.print(line, soft_wrap=True)
+
+
+def _confirmed(due: int) -> bool:
+    errors.print(f"Destroy {due:,} values and rows? [y/N] ", end="", soft_wrap=True)
+    answer = sys.stdin.readline()
+    if not answer:
+        errors.print()
+        raise ApplicationError(
+            "There is nobody to ask.", "Nothing was destroyed.", "Read the plan, then: privkit purge --yes"
+        )
+    return answer.strip().lower() in ("y", "yes")
 
 
 def _instant(text: str | None) -> datetime | None:
@@ -149,8 +212,12 @@ def _instant(text: str | None) -> datetime | None:
         return None
     try:
         return as_utc(datetime.fromisoformat(text))
-    except ValueError:
-        raise ApplicationError("--at is not an ISO 8601 instant.", "", "Example: 2026-01-31T00:00:00Z") from None
+    except (ValueError, OverflowError, PrivkitError):
+        raise ApplicationError(
+            "--at is not an ISO 8601 instant with a time zone.",
+            "Without a zone, what is due would depend on the machine's.",
+            "Example: --at 2026-01-31T00:00:00Z",
+        ) from None
 
 
 def _read(path: Path) -> str:
@@ -160,13 +227,49 @@ def _read(path: Path) -> str:
         raise ApplicationError(f"{path} cannot be read.", "", "Write a plan first: privkit plan --out FILE") from None
 
 
-def main() -> None:
-    """Run the command line; print privkit's errors, and a database's by their kind alone: its text may hold values."""
+def _write(path: Path, text: str) -> None:
     try:
-        app()
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ApplicationError(f"{path} cannot be written ({error.strerror}).", "", "Name another --out.") from None
+    say(f"written: {path}")
+
+
+def main() -> None:
+    """Run the command line. Of an error that is not privkit's own, only its kind and place are shown."""
+    for stream in (sys.stdout, sys.stderr):
+        _encode(stream, stream.encoding)
+    try:
+        _refuse_stray_urls(sys.argv[1:])
+        app(prog_name="privkit")
     except PrivkitError as error:
-        console.print(str(error), style="red", markup=False, soft_wrap=True)
-        sys.exit(2)
-    except SQLAlchemyError as error:
-        console.print(f"The database refused: {type(error).__name__}.", style="red", markup=False)
-        sys.exit(2)
+        _end(str(error))
+    except SystemExit as end:
+        if end.code == STOPPED:
+            errors.print("\nStopped. What was committed stays, the rest was rolled back; run it again to go on.")
+        raise
+    except Exception as error:
+        where = "".join(traceback.format_tb(error.__traceback__)[-3:])
+        _end(f"Unexpected {type(error).__name__}; what it says is not shown: it may hold a value.\n{where}")
+
+
+def _encode(stream: TextIO, encoding: str) -> None:
+    """What a terminal's encoding lacks is escaped: a name in the policy must not end a command."""
+    if isinstance(stream, TextIOWrapper):
+        stream.reconfigure(encoding=encoding, errors="backslashreplace")
+
+
+def _end(message: str) -> None:
+    errors.print(message, style="red", soft_wrap=True)
+    sys.exit(CANNOT)
+
+
+def _refuse_stray_urls(arguments: list[str]) -> None:
+    """A mistake in an argument is repeated by the parser's message, and a URL holds a password."""
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        if "://" in argument and before != "--url" and not argument.startswith("--url="):
+            raise ApplicationError(
+                "There is a URL that does not follow --url.",
+                "It is not shown: it may hold a password.",
+                "Example: privkit status --url sqlite:///rides.sqlite",
+            )

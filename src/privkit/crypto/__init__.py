@@ -5,13 +5,14 @@ the master generations that wrap it, ``codec`` the bytes of a Python value, ``se
 """
 
 from privkit.crypto.codec import Codec, codec_for
-from privkit.crypto.envelope import DESTROYED, OVERHEAD, as_bytes, parse
+from privkit.crypto.envelope import DESTROYED, HEADER_SIZE, OVERHEAD, as_bytes, parse
 from privkit.crypto.keyring import FileKeyring, Keyring
 from privkit.crypto.keys import KeyCache, SubjectKey
 from privkit.crypto.search import NORMALISERS, index_hash
 
 __all__ = [
     "DESTROYED",
+    "HEADER_SIZE",
     "NORMALISERS",
     "OVERHEAD",
     "Codec",

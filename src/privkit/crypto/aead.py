@@ -48,48 +48,29 @@ class Aead(KeyMaterial):
         require_key(key)
         self._cipher = AESGCM(key)
 
-    def encrypt(self, plaintext: bytes, associated: bytes) -> bytes:
-        """Return nonce (12 bytes) | ciphertext | tag (16 bytes), authenticated together with ``associated``."""
-        return self.sealer(b"", associated)(plaintext, draw_nonce)
+    def encrypt(self, plaintext: bytes, associated: bytes, header: bytes = b"", draw: Draw | None = None) -> bytes:
+        """Return header | nonce (12 bytes) | ciphertext | tag (16 bytes), authenticated together with ``associated``.
 
-    def decrypt(self, sealed: bytes, associated: bytes) -> bytes:
-        """Return the plaintext. Raises SealedError unless ``sealed`` and ``associated`` are exactly what was made."""
-        return self.opener(0, associated)(sealed)
-
-    def sealer(self, header: bytes, associated: bytes) -> Callable[[bytes, Draw], bytes]:
-        """Return a function that encrypts as ``encrypt`` does and puts ``header`` in front.
-
-        It takes its nonce from ``draw_nonce`` or from what ``nonces`` returned, and from nothing else.
+        ``draw``: what ``nonces`` returned, and nothing else; without it the nonce is drawn here.
         """
-        cipher = self._cipher
+        nonce = urandom(NONCE_SIZE) if draw is None else draw()
+        return header + nonce + self._cipher.encrypt(nonce, plaintext, associated)
 
-        def seal(plaintext: bytes, draw: Draw) -> bytes:
-            nonce = draw()
-            return header + nonce + cipher.encrypt(nonce, plaintext, associated)
+    def decrypt(self, sealed: bytes, associated: bytes, start: int = 0) -> bytes:
+        """Return the plaintext of what stands from byte ``start`` on.
 
-        return seal
-
-    def opener(self, start: int, associated: bytes) -> Callable[[bytes], bytes]:
-        """Return a function that decrypts as ``decrypt`` does what stands from byte ``start`` on."""
-        cipher, end = self._cipher, start + NONCE_SIZE
-
-        def open_sealed(sealed: bytes) -> bytes:
-            try:
-                return cipher.decrypt(sealed[start:end], sealed[end:], associated)
-            except (InvalidTag, ValueError):
-                pass  # raised below instead, so that no context is chained
-            raise SealedError(
-                "A sealed value did not open.",
-                "It was damaged, or moved from another field or data subject, or sealed under another key.",
-                "Restore the row from a backup, and find what wrote to it outside privkit.",
-            )
-
-        return open_sealed
-
-
-def draw_nonce() -> bytes:
-    """Draw one nonce."""
-    return urandom(NONCE_SIZE)
+        Raises SealedError unless ``sealed`` and ``associated`` are exactly what was made.
+        """
+        end = start + NONCE_SIZE
+        try:
+            return self._cipher.decrypt(sealed[start:end], sealed[end:], associated)
+        except (InvalidTag, ValueError):
+            pass  # raised below instead, so that no context is chained
+        raise SealedError(
+            "A sealed value did not open.",
+            "It was damaged, or moved from another field or data subject, or sealed under another key.",
+            "Restore the row from a backup, and find what wrote to it outside privkit.",
+        )
 
 
 def nonces(count: int) -> Draw:

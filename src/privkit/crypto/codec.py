@@ -12,7 +12,6 @@ from collections.abc import Callable
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Context, Decimal, InvalidOperation
 from enum import Enum, Flag
-from operator import methodcaller
 from typing import Any, Protocol, get_origin
 from uuid import UUID
 
@@ -131,7 +130,8 @@ def _encode_text(value: str) -> bytes:
     return str.encode(value, "utf-8", "surrogatepass")
 
 
-_decode_text: Callable[[bytes], str] = methodcaller("decode", "utf-8", "surrogatepass")
+def _decode_text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogatepass")
 
 
 def _decode_bool(data: bytes) -> bool:

@@ -9,11 +9,10 @@ its length in 4 bytes, so an envelope that is moved to another field, data subje
 from __future__ import annotations
 
 from binascii import unhexlify
-from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple, NoReturn
 
-from privkit.crypto.aead import NONCE_SIZE, TAG_SIZE, Aead, Draw, KeyMaterial, draw_nonce
+from privkit.crypto.aead import NONCE_SIZE, TAG_SIZE, Aead, Draw
 from privkit.errors import InvalidValue, SealedError
 
 VERSION = b"\x01"
@@ -38,33 +37,36 @@ class Header(NamedTuple):
     epoch: int
 
 
-class ValueKey(KeyMaterial):
+_encrypt = Aead.encrypt
+open_own = Aead.decrypt
+"""``open_own(key, envelope, key.associated, HEADER_SIZE)`` opens an envelope that was found by ``key.header``, in a loop.
+
+It does not compare the header again, whose bytes the key's own stand in for.
+"""
+
+
+class ValueKey(Aead):
     """Seals and opens the values of one field of one data subject in one epoch.
 
     ``secret``: the 32 bytes derived for them. Raises InvalidValue for an epoch outside 0 to 2**32 - 1.
     """
 
-    __slots__ = ("_associated", "_cipher", "_header", "_seal", "open_own")
+    __slots__ = ("associated", "header")
 
     def __init__(self, secret: bytes, key_id: bytes, epoch: int, field_id: str) -> None:
-        self._header = header(key_id, epoch)
-        self._associated = _associated(field_id) + length_prefixed(key_id, self._header[_EPOCH])
-        self._cipher = Aead(secret)
-        self._seal: Callable[[bytes, Draw], bytes] | None = None
-        self.open_own = self._cipher.opener(HEADER_SIZE, self._associated)
-        """Opens an envelope that was found by its whole header, which is not compared again."""
+        super().__init__(secret)
+        self.header = header(key_id, epoch)
+        self.associated = _associated(field_id) + length_prefixed(key_id, self.header[_EPOCH])
 
-    def seal(self, plaintext: bytes, draw: Draw = draw_nonce) -> bytes:
-        """Return an envelope, ``OVERHEAD`` bytes longer than ``plaintext``. ``draw``: where the nonce comes from."""
-        if self._seal is None:
-            self._seal = self._cipher.sealer(self._header, self._associated)
-        return self._seal(plaintext, draw)
+    def seal(self, plaintext: bytes, draw: Draw | None = None) -> bytes:
+        """Return an envelope, ``OVERHEAD`` bytes longer than ``plaintext``. ``draw``: what ``aead.nonces`` returned."""
+        return _encrypt(self, plaintext, self.associated, self.header, draw)
 
     def open(self, envelope: bytes) -> bytes:
         """Return the plaintext. Raises SealedError for an envelope of another key or epoch, moved or damaged."""
-        if envelope[:HEADER_SIZE] != self._header:
-            _refuse(envelope, parse(self._header + bytes(OVERHEAD)))
-        return self.open_own(envelope)
+        if envelope[:HEADER_SIZE] != self.header:
+            _refuse(envelope, parse(self.header + bytes(OVERHEAD)))
+        return open_own(self, envelope, self.associated, HEADER_SIZE)
 
 
 def header(key_id: bytes, epoch: int = 0) -> bytes:

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 
 from privkit import clock
 from privkit.crypto.aead import KEY_SIZE, KeyMaterial, require_key
-from privkit.crypto.envelope import KEY_ID_SIZE, ValueKey, header
+from privkit.crypto.envelope import EPOCH_SIZE, KEY_ID_SIZE, SUITE, VERSION, ValueKey
 from privkit.errors import KeyringError
 
 
@@ -61,14 +61,13 @@ class SubjectKey(KeyMaterial):
     Raises KeyringError for a secret of another length.
     """
 
-    __slots__ = ("__weakref__", "_extracted", "_in_epochs", "fields", "id", "secret")
+    __slots__ = ("__weakref__", "_extracted", "_fields", "_in_epochs", "id", "secret")
 
     def __init__(self, secret: bytes) -> None:
         require_key(secret)
         self.secret = secret
         self.id = sha256(b"privkit subject key v1\0" + secret).digest()[:KEY_ID_SIZE]
-        self.fields: dict[str, ValueKey] = {}
-        """The value keys without an epoch that were derived so far, by field id."""
+        self._fields: dict[str, ValueKey] = {}
         self._in_epochs: dict[tuple[str, int, bytes], ValueKey] = {}
         self._extracted: _Keyed | None = None
 
@@ -84,7 +83,7 @@ class SubjectKey(KeyMaterial):
         would outlive its epoch.
         """
         if not epoch and not epoch_secret:
-            return self.fields.get(field_id) or self.fields.setdefault(field_id, self._derive(field_id))
+            return self._fields.get(field_id) or self._fields.setdefault(field_id, self._derive(field_id))
         cached = self._in_epochs.get((field_id, epoch, epoch_secret))
         return cached or self._derive_in_epoch(field_id, epoch, epoch_secret)
 
@@ -113,13 +112,17 @@ def _value_info(field_id: str) -> bytes:
     return b"privkit value v1\0" + field_id.encode()
 
 
+def _header(key_id: bytes) -> bytes:
+    return VERSION + SUITE + key_id + bytes(EPOCH_SIZE)
+
+
 class KeyCache(KeyMaterial):
     """Subject keys by id, at most ``max_size`` of them, none older than ``max_age``. Thread safe.
 
     A key that somebody else still refers to (a result page does) is found by ``pinned`` after it left the cache.
     """
 
-    __slots__ = ("_live", "_lock", "_max_age", "_max_size", "_monotonic", "_pinned", "_until")
+    __slots__ = ("_by_field", "_live", "_lock", "_max_age", "_max_size", "_monotonic", "_pinned", "_until")
 
     def __init__(
         self,
@@ -129,21 +132,35 @@ class KeyCache(KeyMaterial):
     ) -> None:
         self._max_size, self._max_age, self._monotonic = max_size, max_age.total_seconds(), monotonic
         self._live: dict[bytes, SubjectKey] = {}
+        self._by_field: dict[str, dict[bytes, ValueKey]] = {}
         self._until: OrderedDict[bytes, float] = OrderedDict()
         self._pinned: WeakValueDictionary[bytes, SubjectKey] = WeakValueDictionary()
         self._lock = RLock()
 
     @property
     def live(self) -> Mapping[bytes, SubjectKey]:
-        """The cached keys by the header of an envelope without an epoch: always the same dict.
+        """The cached keys by the header of an envelope without an epoch: always the same dict, for loops.
 
-        Its keys' age is not checked here. Whoever reads it for a page calls ``drop_expired`` before that page.
+        Their age is not checked here: call ``drop_expired`` before a page of values is looked up.
         """
         return self._live
 
+    def of_field(self, field_id: str) -> Mapping[bytes, ValueKey]:
+        """Return the value keys of one field that ``value_key`` derived for cached keys, in the same way as ``live``."""
+        with self._lock:
+            return self._by_field.setdefault(field_id, {})
+
+    def value_key(self, key: SubjectKey, field_id: str) -> ValueKey:
+        """Return the key of one field without an epoch, and keep it in ``of_field`` as long as ``key`` is cached."""
+        made, header = key.value_key(field_id), _header(key.id)
+        with self._lock:
+            if self._live.get(header) is key:  # else nothing would drop it
+                self._by_field.setdefault(field_id, {})[header] = made
+        return made
+
     def get(self, key_id: bytes) -> SubjectKey | None:
         """Return the key, or None when it is absent or older than the maximum age."""
-        found, until = self._live.get(header(key_id)), self._until.get(key_id)
+        found, until = self._live.get(_header(key_id)), self._until.get(key_id)
         if found is None or until is None:
             return None
         if self._monotonic() <= until:
@@ -165,7 +182,7 @@ class KeyCache(KeyMaterial):
             until = self._monotonic() + self._max_age
             for key in fresh:
                 # The object that a page holds stays the one object of its id, or eviction would unpin it.
-                self._live[header(key.id)] = self._pinned.setdefault(key.id, key)
+                self._live[_header(key.id)] = self._pinned.setdefault(key.id, key)
                 self._until[key.id] = until
                 self._until.move_to_end(key.id)
             while len(self._until) > self._max_size:
@@ -175,7 +192,7 @@ class KeyCache(KeyMaterial):
         """Drop one key at once, pinned or not: it was destroyed."""
         with self._lock:
             self._until.pop(key_id, None)
-            self._live.pop(header(key_id), None)
+            self._drop(key_id)
             self._pinned.pop(key_id, None)
 
     def clear(self) -> None:
@@ -183,6 +200,8 @@ class KeyCache(KeyMaterial):
         with self._lock:
             self._until.clear()
             self._live.clear()
+            for fields in self._by_field.values():
+                fields.clear()
             self._pinned.clear()
 
     def drop_expired(self) -> None:
@@ -194,7 +213,13 @@ class KeyCache(KeyMaterial):
 
     def _drop_oldest(self) -> None:
         key_id, _ = self._until.popitem(last=False)
-        self._live.pop(header(key_id), None)
+        self._drop(key_id)
+
+    def _drop(self, key_id: bytes) -> None:
+        header = _header(key_id)
+        self._live.pop(header, None)
+        for fields in self._by_field.values():
+            fields.pop(header, None)
 
     def __len__(self) -> int:
         return len(self._until)

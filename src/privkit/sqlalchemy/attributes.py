@@ -32,7 +32,22 @@ def guard(cls: type, name: str, field: Field) -> None:
     attribute = cls.__dict__.get(name)
     if isinstance(attribute, InstrumentedAttribute) and not isinstance(attribute, GuardedAttribute):
         # The instance is already known to the mapper and to comparators; only its class changes.
-        attribute.__class__ = type("GuardedAttribute", (GuardedAttribute,), {"__slots__": (), "field": field})
+        attribute.__class__ = _class_for(field, attribute.key)
+
+
+def _class_for(field: Field, key: str) -> type[GuardedAttribute]:
+    """Make the class of one field's attribute: what is allowed and loaded is returned without another call."""
+    latest, field_id = purposes.latest, field.id
+
+    def __get__(self: GuardedAttribute, instance: Any, owner: Any) -> Any:  # noqa: N807
+        try:
+            latest().allows[field_id]
+            return instance.__dict__[key]
+        except (AttributeError, KeyError):
+            pass  # no purpose, a closed one, not needed, not loaded, or the class itself: decided one by one
+        return GuardedAttribute.__get__(self, instance, owner)
+
+    return type("GuardedAttribute", (GuardedAttribute,), {"__slots__": (), "field": field, "__get__": __get__})
 
 
 def load_within_purpose(mapper: Mapper[Any], fields: Mapping[str, Field]) -> None:

@@ -33,6 +33,7 @@ from privkit.sqlalchemy.types import COVERED, Guarded, field_of, original
 CRITERION = "for_loader_criteria"
 """SQLAlchemy's annotation of criteria that with_loader_criteria() added, which it keeps when it adapts them."""
 
+_RETURNED = ("_returning", "_supplemental_returning", "_return_defaults_columns")
 _LISTED = ("_raw_columns", "_from_obj", "_correlate", "_correlate_except")
 
 
@@ -123,7 +124,7 @@ def _walk(statement: Any, facts: Facts, *, spell_out: bool) -> None:
             facts.mixed = facts.mixed or _mixed(node)
             stack.extend(_compound(node, place))
         elif isinstance(node, ExternallyTraversible):
-            stack.extend((child, _Place.USED) for child in node.get_children(omit_attrs=("_returning",)))
+            stack.extend((child, _Place.USED) for child in node.get_children(omit_attrs=_RETURNED))
             stack.extend(_returned(node))
 
 
@@ -180,7 +181,7 @@ def _compares(compound: CompoundSelect[Any]) -> bool:
 
 
 def _returned(node: Any) -> Iterator[tuple[Any, _Place]]:
-    for column in getattr(node, "_returning", ()) or ():
+    for column in (column for attribute in _RETURNED for column in getattr(node, attribute, None) or ()):
         for each in column.c if isinstance(column, Table) else (column,):
             yield each, _Place.LISTED if isinstance(each, ColumnClause) else _Place.USED
 

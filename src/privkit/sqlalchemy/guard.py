@@ -18,8 +18,20 @@ from privkit import purposes
 from privkit.catalog import Field, Model
 from privkit.clock import Clock, instant
 from privkit.consent.age import cautious_today
-from privkit.crypto import DESTROYED, KeyCache, Keyring, SubjectKey, as_bytes, codec_for, index_hash, parse
+from privkit.crypto import (
+    DESTROYED,
+    HEADER_SIZE,
+    Codec,
+    KeyCache,
+    Keyring,
+    SubjectKey,
+    as_bytes,
+    codec_for,
+    index_hash,
+    parse,
+)
 from privkit.deidentify import reduce
+from privkit.crypto.envelope import open_own
 from privkit.errors import NotProtectedError, PrivkitError, SealedError, ShreddedError
 from privkit.markers import Equality
 from privkit.policy import Policy
@@ -51,6 +63,9 @@ OWN_ALIAS = "privkit_"
 def own_alias(table: Table) -> NamedFromClause:
     """Return an alias of ``table`` for a subquery of privkit's own."""
     return table.alias(f"{OWN_ALIAS}{table.name}")
+
+
+_NOT_OPENED: Any = object()
 
 
 class Memory(dict[Any, Any]):
@@ -150,33 +165,55 @@ class Guard:
 
     def opener(self, field: Field) -> Processor:
         """Build the function that opens one field's stored values under the current purpose."""
-        decode = codec_for(field.python_type).decode
-        get, pinned = self.keys.get, self.keys.pinned
+        codec, field_id = codec_for(field.python_type), field.id
+        keys, latest, quick = self.keys.of_field(field_id), purposes.latest, codec.quick_decode
 
         def process(value: Any) -> Any:
-            access = _access(field)
+            try:
+                access = latest().allows[field_id]
+            except (AttributeError, KeyError):
+                access = None
+            if access is None:
+                access = _access(field)
             if value is None:
                 return None
             envelope = value if type(value) is bytes else as_bytes(value)
-            key_id = envelope[2:18]
-            key = get(key_id) or pinned(key_id)
-            if key is None:
-                if envelope == DESTROYED:
-                    return None
-                raise self._unopened(field, envelope)
             try:
-                opened = decode(key.value_key(field.id).open(envelope))
-            except SealedError as error:
-                raise _in_field(error, field) from None
+                key = keys[envelope[:HEADER_SIZE]]
+                opened = quick(open_own(key, envelope, key.associated, HEADER_SIZE))
+            except Exception:  # a key's first use, another epoch, or what does not open: told apart below
+                opened = _NOT_OPENED
+            if opened is _NOT_OPENED:
+                opened = self._open(field, codec, envelope)
             return opened if access.exact else reduce(access.precision, opened, cautious_today(self.now()))
 
         return process
 
+    def _open(self, field: Field, codec: Codec, envelope: bytes) -> Any:
+        """Open one value, step by step. Raises ShreddedError or another SealedError where it does not open."""
+        key_id = envelope[2:18]
+        key = self.keys.get(key_id) or self.keys.pinned(key_id)
+        if key is None:
+            if envelope == DESTROYED:
+                return None
+            raise self._unopened(field, envelope)
+        try:
+            return codec.decode(self.keys.value_key(key, field.id).open(envelope))
+        except SealedError as error:
+            raise _in_field(error, field) from None
+
     def reader(self, field: Field, plain: Processor | None) -> Processor:
         """Build the function that hands out one unsealed field's values under the current purpose."""
 
+        latest, field_id = purposes.latest, field.id
+
         def process(value: Any) -> Any:
-            access = _access(field)
+            try:
+                access = latest().allows[field_id]
+            except (AttributeError, KeyError):
+                access = None
+            if access is None:
+                access = _access(field)
             if plain is not None:
                 value = plain(value)
             return value if access.exact else reduce(access.precision, value, cautious_today(self.now()))
@@ -186,7 +223,7 @@ class Guard:
     def seal(self, field: Field, key: SubjectKey, value: Any) -> bytes:
         """Seal one value for its data subject. Raises InvalidValue for a value of another type."""
         try:
-            return key.value_key(field.id).seal(codec_for(field.python_type).encode(value))
+            return self.keys.value_key(key, field.id).seal(codec_for(field.python_type).encode(value))
         except PrivkitError as error:
             raise _in_field(error, field) from None
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection
@@ -10,7 +11,8 @@ from sqlalchemy.engine import cursor as cursors
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from privkit import purposes
-from privkit.crypto import DESTROYED
+from privkit.crypto import HEADER_SIZE
+from privkit.crypto.envelope import KEY_ID_SIZE
 from privkit.errors import StatementRefused
 from privkit.sqlalchemy import criteria, keystore, textual
 from privkit.sqlalchemy.attributes import not_exact, not_needed
@@ -99,19 +101,31 @@ class _Keys:
     """The keys of a result's pages."""
 
     def __init__(self, guard: Guard, connection: Connection, positions: tuple[int, ...]) -> None:
-        self._guard, self._connection, self._positions = guard, connection, positions
+        self._guard, self._connection = guard, connection
+        self._columns = [itemgetter(position) for position in positions]
         self._held: list[Any] = []
 
-    def load(self, rows: Iterable[Sequence[Any]]) -> None:
+    def load(self, rows: Sequence[Sequence[Any]]) -> None:
         """Load what a page needs and let go of the page before it."""
-        wanted = {
-            bytes(value[2:18])
-            for row in rows
-            for position in self._positions
-            if (value := row[position]) is not None and len(value) > 18 and not isinstance(value, str)
-        }
-        wanted.discard(DESTROYED)
-        self._held = [self._held[-1:], keystore.load(self._connection, self._guard, wanted)]
+        cache = self._guard.keys
+        cache.drop_expired()
+        headers: set[bytes] = set()
+        for column in self._columns:
+            headers |= _headers(list(map(column, rows)))
+        held = list(map(cache.live.get, headers))
+        if None in held:
+            unknown = {header[2:18] for header, key in zip(headers, held, strict=True) if key is None}
+            wanted = {key_id for key_id in unknown if len(key_id) == KEY_ID_SIZE}
+            held += keystore.load(self._connection, self._guard, wanted)
+        self._held = [self._held[-1:], held]
+
+
+def _headers(values: list[Any]) -> set[bytes]:
+    """Return the distinct headers of a column's envelopes, in whatever form the driver gave them."""
+    kinds = set(map(type, values))
+    if kinds == {bytes}:
+        return {value[:HEADER_SIZE] for value in values}
+    return {bytes(value[:HEADER_SIZE]) for value in values if value is not None and not isinstance(value, str)}
 
 
 class StreamedRows(cursors.CursorFetchStrategy):

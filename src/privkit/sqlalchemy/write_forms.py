@@ -76,10 +76,10 @@ def _without(statement: Insert | Update, table: Table, moved: Mapping[str, Any])
 
 
 def _with_values(row: Mapping[str, Any], moved: Mapping[str, BindParameter[Any]]) -> dict[str, Any]:
-    """Take each value from its bind: given by name among the parameters, or written into the statement."""
+    """Take each value from its bind, named among the parameters or written into the statement; a parameter wins."""
     named = {bind.key for bind in moved.values() if bind.key in row}
     values = {name: row.get(bind.key, bind.value) for name, bind in moved.items()}
-    return {name: value for name, value in row.items() if name not in named} | values
+    return values | {name: value for name, value in row.items() if name not in named}
 
 
 def _check_expression(guard: Guard, table: Table, name: str, kind: Guarded | None) -> None:
