@@ -558,6 +558,8 @@ def sealed_set_to_sql_null(_: Shop, session: Session) -> None:
 
 
 EQ = "SQLAlchemy's own look-up of a column compares with ==, which the guard type answers like SQL"
+
+
 @pytest.mark.parametrize("name", list(WORKS))
 def test_a_row_can_be_written_and_stands_sealed(shop: Shop, name: str) -> None:
     with shop.privacy.purpose("care"), shop.session() as session:
@@ -623,6 +625,7 @@ CITY = {
     ),
     "text": lambda session: session.execute(text("UPDATE people SET city = 'forged'")),
 }
+
 
 @pytest.mark.parametrize("purpose", ["survey", None])
 @pytest.mark.parametrize("how", CITY)

@@ -136,7 +136,7 @@ def _keep(found: Section) -> tuple[Keep | None, str]:
             message = f"{dotted(path)} is not forever and has no period."
             found.reading.report(node.line, message, paste(path, PURPOSE["keep"]))
         return None, (keep.text("because") if keep is not None else None) or because
-    return read_keep(found, epoch=True), because
+    return read_keep(found), because
 
 
 def _recipients(found: Section) -> dict[str, Recipient]:

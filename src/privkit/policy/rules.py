@@ -29,11 +29,10 @@ ENFORCEMENT = ("enforce",)
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """Keep for ``period`` after the event ``after``; ``epoch`` is the width of a key's time bucket."""
+    """Keep for ``period`` after the event ``after``."""
 
     period: Period
     after: str
-    epoch: Period | None = None
 
 
 @dataclass(frozen=True, slots=True)

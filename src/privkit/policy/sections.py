@@ -73,13 +73,13 @@ def read_sections(found: Section, as_of: date | None = None) -> Layer:
     return layer
 
 
-def read_keep(found: Section, *, epoch: bool) -> Keep | None:
-    """Read ``keep: {for: P30D, after: account_closed}``, with ``epoch: P7D`` where it is allowed."""
-    keep = found.table("keep", KEEP, ("epoch",) if epoch else ())
+def read_keep(found: Section) -> Keep | None:
+    """Read ``keep: {for: P30D, after: account_closed}``."""
+    keep = found.table("keep", KEEP)
     if keep is None:
         return None
-    period, after, width = keep.period("for"), keep.event("after"), keep.period("epoch") if epoch else None
-    return None if period is None or after is None else Keep(period, after, width)
+    period, after = keep.period("for"), keep.event("after")
+    return None if period is None or after is None else Keep(period, after)
 
 
 def _category(reading: Reading, key: str, node: Node) -> dict[str, Any] | None:
@@ -137,7 +137,7 @@ def _duty(reading: Reading, name: str, node: Node) -> Duty | None:
     found = reading.table(node, ("duties", name), _DUTY)
     if found is None:
         return None
-    citation, keep = found.text("citation"), read_keep(found, epoch=False)
+    citation, keep = found.text("citation"), read_keep(found)
     return None if citation is None or keep is None else Duty(name, citation, keep, found.where)
 
 

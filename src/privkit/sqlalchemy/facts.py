@@ -133,21 +133,26 @@ def _select(select: Select[Any], place: _Place, *, spell_out: bool) -> Iterator[
     plain = {_Place.TOP: _Place.LISTED, _Place.INNER: _Place.PASSED}.get(place, _Place.USED)
     if select._distinct and plain is _Place.PASSED:
         plain = _Place.USED
-    for column in select._raw_columns:
+    for column in _unbundled(select):
         if isinstance(column, Table) or not isinstance(column, ColumnElement):
             yield column, _Place.INNER
             if spell_out:
                 yield from ((each, plain) for each in getattr(column, "c", ()))
             continue
-        for each in column.clauses if isinstance(column, ClauseList) and "bundle" in column._annotations else (column,):
-            bare = each.element if isinstance(each, Label) else each
-            yield bare, plain if _is_plain(bare) else _Place.USED
+        bare = column.element if isinstance(column, Label) else column
+        yield bare, plain if _is_plain(bare) else _Place.USED
     computed = {each.name for each in select._raw_columns if isinstance(each, Label) and not _is_plain(each.element)}
     for child in super(Select, select).get_children(omit_attrs=_LISTED):
         yield child, _Place.USED
         references = (each for each in visitors.iterate(child) if isinstance(each, _textual_label_reference))
         yield from ((each, _Place.NAMED) for each in references if each.element not in computed)
     yield from ((source, _Place.INNER) for source in select._iterate_from_elements())
+
+
+def _unbundled(select: Select[Any]) -> Iterator[Any]:
+    """The listed columns, those inside a Bundle one by one."""
+    for column in select._raw_columns:
+        yield from column.clauses if "bundle" in column._annotations and isinstance(column, ClauseList) else (column,)
 
 
 def _is_plain(column: Any) -> bool:

@@ -30,8 +30,9 @@ from privkit.crypto import (
     index_hash,
     parse,
 )
-from privkit.deidentify import reduce
+from privkit.crypto.aead import Draw
 from privkit.crypto.envelope import open_own
+from privkit.deidentify import reduce
 from privkit.errors import NotProtectedError, PrivkitError, SealedError, ShreddedError
 from privkit.markers import Equality
 from privkit.policy import Policy
@@ -220,10 +221,29 @@ class Guard:
 
         return process
 
-    def seal(self, field: Field, key: SubjectKey, value: Any) -> bytes:
-        """Seal one value for its data subject. Raises InvalidValue for a value of another type."""
+    def sealer(self, field: Field, draw: Draw) -> Callable[[SubjectKey, Any], bytes]:
+        """Build the function that seals one field's values for their data subjects, with nonces from ``draw``.
+
+        It raises InvalidValue for a value of another type.
+        """
+        codec, field_id = codec_for(field.python_type), field.id
+        quick, declared = codec.quick_encode, codec.declared
+        keys, derive = self.keys.of_field(field_id), self.keys.value_key
+
+        def seal(key: SubjectKey, value: Any) -> bytes:
+            try:
+                plaintext = quick(value) if type(value) is declared else None
+            except Exception:  # told apart below, where nothing is chained that may hold the value
+                plaintext = None
+            if plaintext is None:
+                plaintext = self._encoded(field, codec, value)
+            return (keys.get(key.header) or derive(key, field_id)).seal(plaintext, draw)
+
+        return seal
+
+    def _encoded(self, field: Field, codec: Codec, value: Any) -> bytes:
         try:
-            return self.keys.value_key(key, field.id).seal(codec_for(field.python_type).encode(value))
+            return codec.encode(value)
         except PrivkitError as error:
             raise _in_field(error, field) from None
 

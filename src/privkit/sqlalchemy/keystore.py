@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from sqlite3 import sqlite_version_info
 from typing import Any
 
 from sqlalchemy import Connection, insert, select
@@ -12,8 +13,8 @@ from privkit.errors import ShreddedError
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.tables import KEY
 
-CHUNK = 500
-"""How many ids go into one IN list; SQLite allows 999 variables in older builds."""
+CHUNK = 1000 if sqlite_version_info >= (3, 32) else 500
+"""How many ids go into one IN list; SQLite before 3.32 allows 999 variables."""
 
 
 def load(connection: Connection, guard: Guard, ids: Iterable[bytes]) -> list[SubjectKey]:
@@ -21,21 +22,16 @@ def load(connection: Connection, guard: Guard, ids: Iterable[bytes]) -> list[Sub
 
     Destroyed keys are remembered in ``guard.shredded``. Raises SealedError where a key does not unwrap.
     """
-    found: list[SubjectKey] = []
-    missing: list[bytes] = []
+    known = {key_id: guard.keys.get(key_id) for key_id in ids}
+    found = [key for key in known.values() if key is not None]
+    missing = [key_id for key_id, key in known.items() if key is None]
     fresh: list[SubjectKey] = []
-    for key_id in set(ids):
-        key = guard.keys.get(key_id)
-        if key is None:
-            missing.append(key_id)
-        else:
-            found.append(key)
     table = guard.own_table(KEY) if missing else None
     for start in range(0, len(missing), CHUNK):
         assert table is not None
         chunk = missing[start : start + CHUNK]
         query = select(table.c.id, table.c.wrapped).where(table.c.id.in_(chunk))
-        for key_id, wrapped in connection.execute(query):
+        for key_id, wrapped in connection.execute(query).all():
             if wrapped is None:
                 guard.shredded.add(bytes(key_id))
                 guard.keys.forget(bytes(key_id))

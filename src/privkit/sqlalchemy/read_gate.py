@@ -14,7 +14,7 @@ from privkit import purposes
 from privkit.crypto import HEADER_SIZE
 from privkit.crypto.envelope import KEY_ID_SIZE
 from privkit.errors import StatementRefused
-from privkit.sqlalchemy import criteria, keystore, textual
+from privkit.sqlalchemy import criteria, keystore, textual, views
 from privkit.sqlalchemy.attributes import not_exact, not_needed
 from privkit.sqlalchemy.facts import Facts, facts_of
 from privkit.sqlalchemy.guard import Guard
@@ -28,15 +28,23 @@ def before_cursor_execute(guard: Guard, connection: Connection, statement: str, 
         return
     compiled = context.compiled if context is not None else None
     if not isinstance(compiled, SQLCompiler):
-        textual.check(guard, connection.dialect, statement)
+        _check_text(guard, connection, statement)
         return
     facts = facts_of(compiled)
-    if facts.textual or any(guard.resembles(table) for table in facts.tables):
-        textual.check(guard, connection.dialect, statement)
+    strangers = [table for table in facts.tables if table not in guard.tables]
+    if facts.textual or any(guard.resembles(table) for table in strangers):
+        _check_text(guard, connection, statement)
+    elif strangers:
+        views.check(guard, connection, (table.name for table in strangers))
     if facts.personal:
         check(guard, facts, scope)
     if not (compiled.isinsert or compiled.isupdate or compiled.isdelete or facts.textual):
         _check_rows(guard, compiled, statement, scope)
+
+
+def _check_text(guard: Guard, connection: Connection, statement: str) -> None:
+    textual.check(guard, connection.dialect, statement)
+    views.check(guard, connection, textual.sources(statement, connection.dialect))
 
 
 def check(guard: Guard, facts: Facts, scope: purposes.Scope | None) -> None:

@@ -198,6 +198,7 @@ class Point(TypeDecorator[GeoPoint]):
 sqltypes._type_map[GeoPoint] = Point()
 
 _EQUALITY = {operators.eq, operators.ne, operators.in_op, operators.not_in_op}
+_BETWEEN = {operators.between_op, operators.not_between_op}
 _NULLITY = {operators.is_, operators.is_not}
 
 
@@ -265,7 +266,8 @@ class ExpiringOperators:
 
     def operate(self, op: Any, *other: Any, **kwargs: Any) -> ColumnElement[Any]:
         found: ColumnElement[Any] = super().operate(op, *other, **kwargs)  # type: ignore[misc]
-        if not isinstance(found.type, Boolean) or COVERED in self.expr._annotations:
+        compares = isinstance(found.type, Boolean) or op in _BETWEEN
+        if not compares or COVERED in self.expr._annotations:
             return found
         if op in (operators.eq, operators.ne) and isinstance(other[0], ColumnElement):
             return found  # so SQLAlchemy looks a column up in a list

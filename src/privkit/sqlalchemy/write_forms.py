@@ -126,12 +126,11 @@ def _privkits(column: Column[Any]) -> bool:
 
 def _refuse_own_columns(table: Table, parameters: Parameters, given: Mapping[Any, Any]) -> None:
     """Nobody but the gate sets a row's key, its search hashes or the day of age."""
-    names = {_name(table, key) for key in given} | {
-        name for row in parameters for name, value in row.items() if value is not None
-    }
+    names = {_name(table, key) for key in given}
     for column in table.columns:
         own = column.name in (KEY_COLUMN, ADULT_COLUMN) or isinstance(column.type, SearchIndex)
-        if own and column.key in names:
+        key = column.key
+        if own and (key in names or any(row.get(key) is not None for row in parameters)):
             raise StatementRefused(
                 f"{table.name}.{column.name} is privkit's own and cannot be set.",
                 "A row would lose its key, or be found by what it does not hold.",

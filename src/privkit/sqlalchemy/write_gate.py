@@ -7,7 +7,7 @@ What cannot be sealed for one known data subject is refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -17,6 +17,7 @@ from privkit import purposes
 from privkit.clock import as_utc
 from privkit.consent.age import cautious_today
 from privkit.crypto import SubjectKey
+from privkit.crypto.aead import nonces
 from privkit.errors import ConsentRequired, StatementRefused
 from privkit.location import GeoPoint, cell_int
 from privkit.markers import Nearby
@@ -36,7 +37,7 @@ def before_execute(guard: Guard, connection: Connection, statement: Any, many: A
     guarded = guarded_columns(table)
     if table not in guard.tables or not (guarded or KEY_COLUMN in table.columns):
         return statement, many, one
-    parameters = [dict(each) for each in many] if many else [dict(one)] if one else []
+    parameters: Parameters = [{**each} for each in many] if many else [{**one}] if one else []
     statement, parameters = as_parameters(guard, statement, table, guarded, parameters)
     _check_purpose(guard, guarded, parameters, changes=isinstance(statement, Update))
     _store_event_times(guard, table, parameters)
@@ -95,21 +96,34 @@ def _seal_insert(
         owners = _owners_of_new_rows(guard, connection, table, parameters)
     else:
         owners = [None] * len(parameters)
-    for row, key in zip(parameters, owners, strict=True):
-        _seal_row(guard, guarded, row, key)
+    _seal_rows(guard, guarded, parameters, owners)
 
 
-def _seal_row(guard: Guard, guarded: Mapping[str, Guarded], row: dict[str, Any], key: SubjectKey | None) -> None:
+def _seal_rows(
+    guard: Guard, guarded: Mapping[str, Guarded], rows: Parameters, keys: Sequence[SubjectKey | None]
+) -> None:
+    """Seal the values of each row under the key beside it, and make their search hashes."""
+    draw = nonces(len(rows) * len(guarded))
     for name, kind in guarded.items():
-        if name not in row:
-            continue
-        value = row[name]
         if kind.field.marker.search is not None:
-            row[f"{name}_ix"] = None if value is None else IndexHash(_search_hash(guard, kind, value))
-        if kind.sealed and value is not None and type(value) is not Sealed:
+            _index_rows(guard, kind, name, rows)
+        if not kind.sealed:
+            continue
+        seal = guard.sealer(kind.field, draw)
+        for row, key in zip(rows, keys, strict=True):
+            value = row.get(name)
+            if value is None or type(value) is Sealed:
+                continue
             if key is None:
                 raise _ownerless(kind)
-            row[name] = Sealed(guard.seal(kind.field, key, value))
+            row[name] = Sealed(seal(key, value))
+
+
+def _index_rows(guard: Guard, kind: Guarded, name: str, rows: Parameters) -> None:
+    for row in rows:
+        if name in row:
+            value = row[name]
+            row[f"{name}_ix"] = None if value is None else IndexHash(_search_hash(guard, kind, value))
 
 
 def _search_hash(guard: Guard, kind: Guarded, value: Any) -> bytes:
@@ -209,7 +223,7 @@ def _seal_update(
                 table=table.name,
             )
         key = keys.get(next(iter(ids), None) or b"")
-        _seal_row(guard, guarded, row, _new_owner(guard, connection, table, row, ids, sealed) or key)
+        _seal_rows(guard, guarded, [row], [_new_owner(guard, connection, table, row, ids, sealed) or key])
     return statement
 
 
