@@ -139,6 +139,7 @@ class Privacy:
         return coverage.report(self.guard, engine)
 
     def _scope(self, names: tuple[str, ...]) -> purposes.Scope:
+        self.guard.keep_up()
         key = (self.guard.version, names)
         if key not in self._scopes:
             self._scopes[key] = self.guard.scope(names)

@@ -66,9 +66,6 @@ def own_alias(table: Table) -> NamedFromClause:
     return table.alias(f"{OWN_ALIAS}{table.name}")
 
 
-_NOT_OPENED: Any = object()
-
-
 class Memory(dict[Any, Any]):
     """What was built once for a scope; forgotten all at once when it has grown large."""
 
@@ -97,6 +94,7 @@ class Guard:
         self.classes: dict[type, Protected] = {}
         self.tables: dict[Table, Protected] = {}
         self.version = 0
+        self._declarations = -1
         self.criteria = Memory()
         self.deferrals = Memory()
         self.refresh()
@@ -120,6 +118,7 @@ class Guard:
         for each in sorted(classes.values(), key=lambda each: len(each.mapper.class_.__mro__)):
             self.tables.setdefault(each.table, each)
         self.version += 1
+        self._declarations = mapping.declarations
 
     def resembles(self, table: Table) -> bool:
         """Whether a table has a protected table's name without being it, as one reflected elsewhere does."""
@@ -137,6 +136,11 @@ class Guard:
             "Annotate a model, or pass the base whose models are annotated: Privacy(models=Base).",
             table=name,
         )
+
+    def keep_up(self) -> None:
+        """Read the declarations again when classes were mapped since. Called before every statement and purpose."""
+        if self._declarations != mapping.declarations:
+            self.refresh()
 
     def now(self) -> datetime:
         """Return the current instant of this guard's clock, in UTC."""
@@ -172,40 +176,39 @@ class Guard:
         def process(value: Any) -> Any:
             try:
                 access = latest().allows[field_id]
-            except (AttributeError, KeyError):
-                access = None
-            if access is None:
-                access = _access(field)
-            if value is None:
-                return None
-            envelope = value if type(value) is bytes else as_bytes(value)
-            try:
-                key = keys[envelope[:HEADER_SIZE]]
-                opened = quick(open_own(key, envelope, key.associated, HEADER_SIZE))
-            except Exception:  # a key's first use, another epoch, or what does not open: told apart below
-                opened = _NOT_OPENED
-            if opened is _NOT_OPENED:
-                opened = self._open(field, codec, envelope)
-            return opened if access.exact else reduce(access.precision, opened, cautious_today(self.now()))
+                if value is None:
+                    return None
+                key = keys[value[:HEADER_SIZE]]
+                opened = quick(open_own(key, value, key.associated, HEADER_SIZE))
+                if access.exact:
+                    return opened
+                return reduce(access.precision, opened, cautious_today(self.now()))
+            except Exception:  # noqa: S110
+                pass  # no purpose, a key's first use, another epoch, what does not open: told apart step by step
+            return self._open(field, codec, value)
 
         return process
 
-    def _open(self, field: Field, codec: Codec, envelope: bytes) -> Any:
-        """Open one value, step by step. Raises ShreddedError or another SealedError where it does not open."""
+    def _open(self, field: Field, codec: Codec, value: Any) -> Any:
+        """Open one value. Raises PurposeError where it may not be seen, SealedError where it does not open."""
+        access = _access(field)
+        if value is None:
+            return None
+        envelope = as_bytes(value)
         key_id = envelope[2:18]
-        key = self.keys.get(key_id) or self.keys.pinned(key_id)
+        key = self.keys.live.get(envelope[:HEADER_SIZE]) or self.keys.get(key_id) or self.keys.pinned(key_id)
         if key is None:
             if envelope == DESTROYED:
                 return None
             raise self._unopened(field, envelope)
         try:
-            return codec.decode(self.keys.value_key(key, field.id).open(envelope))
+            opened = codec.decode(self.keys.value_key(key, field.id).open(envelope))
         except SealedError as error:
             raise _in_field(error, field) from None
+        return opened if access.exact else reduce(access.precision, opened, cautious_today(self.now()))
 
     def reader(self, field: Field, plain: Processor | None) -> Processor:
         """Build the function that hands out one unsealed field's values under the current purpose."""
-
         latest, field_id = purposes.latest, field.id
 
         def process(value: Any) -> Any:

@@ -40,6 +40,7 @@ def before_execute(
     guard = guard_of(connection.dialect)
     assert guard is not None
     executing.set(guard)
+    guard.keep_up()
     if isinstance(statement, LambdaElement):
         statement = statement._resolved
     if isinstance(statement, Select):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import CheckConstraint, Column, Date, LargeBinary, String, Table, event, inspect
 from sqlalchemy.orm import Mapper
@@ -24,6 +25,12 @@ from privkit.sqlalchemy.types import Guarded, SearchIndex, plain_type
 
 KEY_COLUMN = "privkit_key"
 ADULT_COLUMN = "privkit_adult_on"
+
+
+declarations = 0
+"""How often a mapped class declared something new; guards compare it to notice classes that came after them."""
+
+known: WeakKeyDictionary[Mapper[Any], Model] = WeakKeyDictionary()
 
 
 @event.listens_for(Mapper, "after_mapper_constructed")
@@ -45,7 +52,11 @@ markers.observers.append(on_marked)
 
 def install(mapper: Mapper[Any]) -> Model:
     """Prepare the tables of ``mapper`` for what its class declares. Safe to repeat."""
+    global declarations
     model = catalog.read(mapper.class_)
+    if model.marked and known.get(mapper) != model:
+        known[mapper] = model
+        declarations += 1
     if not model.marked or not isinstance(mapper.local_table, Table):
         return model
     tables.install(mapper.local_table.metadata)

@@ -108,7 +108,9 @@ class Guarded(TypeDecorator[Any]):
         return self._refuse_unsealed(dialect)
 
     def _refuse_unsealed(self, dialect: Dialect) -> Processor:
-        store = self.impl_instance.dialect_impl(dialect).bind_processor(dialect)
+        # Their drivers take bytes; the wrapper that the DBAPI has for others costs more than the seal.
+        direct = dialect.name in ("sqlite", "postgresql")
+        store = None if direct else self.impl_instance.dialect_impl(dialect).bind_processor(dialect)
         field = self.field
 
         def process(value: Any) -> Any:
