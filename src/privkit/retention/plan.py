@@ -102,7 +102,7 @@ def _step(guard: Guard, connection: Connection, target: Target, as_of: datetime)
         return None
     blocked = destroy.blocked(guard, target.table, lambda: as_of) if target.column is None else None
     return Step(
-        table=target.table.name,
+        table=target.table.fullname,
         field=target.column.name if target.column is not None else None,
         technique=label(target.technique),
         rule=_rule(target.keeps or destroy.row_keeps(guard, target.table)),

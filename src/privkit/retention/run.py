@@ -71,6 +71,7 @@ def purge(guard: Guard, engine: Engine, plan: Plan, *, batch: int = 1000, progre
     with purposes.internally():
         opening = {"run": run_id, "policy": plan.policy_digest, "as_of": plan.as_of.isoformat(), "due": plan.due}
         with engine.begin() as connection:
+            _refuse_autocommit(connection)
             ledger.append(connection, guard, "run_started", opening)
         outcomes = tuple(
             _Work(guard, engine, step, target, plan.as_of, run_id, batch, progress).run() for step, target in work
@@ -82,6 +83,15 @@ def purge(guard: Guard, engine: Engine, plan: Plan, *, batch: int = 1000, progre
     return Run(run_id, outcomes, overdue)
 
 
+def _refuse_autocommit(connection: Connection) -> None:
+    if connection.get_isolation_level() == "AUTOCOMMIT":
+        raise PlanError(
+            "The engine commits each statement by itself (AUTOCOMMIT).",
+            "A batch could be destroyed without its line in the ledger.",
+            "Give the run an engine with transactions: create_engine(url) without isolation_level.",
+        )
+
+
 def _matched(guard: Guard, plan: Plan) -> list[tuple[Step, Target]]:
     """Pair each step with its target, or refuse a plan that was made for something else."""
     if plan.policy_digest != guard.policy.digest:
@@ -91,15 +101,14 @@ def _matched(guard: Guard, plan: Plan) -> list[tuple[Step, Target]]:
     targets = destroy.targets(guard)
     check(targets)
     known = {
-        (target.table.name, target.column.name if target.column is not None else None): target for target in targets
+        (target.table.fullname, target.column.name if target.column is not None else None): target
+        for target in targets
+        if destroy.due(guard, target, lambda: plan.as_of) is not None
     }
-    work = []
-    for step in plan.steps:
-        target = known.get((step.table, step.field))
-        if target is None or destroy.due(guard, target, lambda: plan.as_of) is None:
-            raise _stale(f"{step.name} is not purged by these models any more")
-        work.append((step, target))
-    return work
+    planned = {(step.table, step.field): step for step in plan.steps}
+    if planned.keys() != known.keys() or len(planned) != len(plan.steps):
+        raise _stale("the models have changed since it was made, or it is not whole")
+    return [(step, known[name]) for name, step in planned.items()]
 
 
 def _stale(why: str) -> PlanError:
@@ -136,7 +145,7 @@ class _Work:
                     break
         except (SQLAlchemyError, PrivkitError) as stopped:
             # One step's failure never stops another; its rows stay due and are counted as overdue.
-            error = getattr(stopped, "code", None) or type(stopped).__name__
+            error = stopped.code if isinstance(stopped, PrivkitError) else type(stopped).__name__
         return Outcome(self.step, self.done, self.failed, error)
 
     def _batch(self, after: Sequence[Any] | None) -> Sequence[Any] | None:

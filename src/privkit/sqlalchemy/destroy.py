@@ -15,6 +15,7 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
+    FromClause,
     LargeBinary,
     String,
     Table,
@@ -23,9 +24,11 @@ from sqlalchemy import (
     case,
     delete,
     exists,
+    false,
     func,
     literal,
     not_,
+    null,
     or_,
     select,
     tuple_,
@@ -36,12 +39,12 @@ from sqlalchemy import (
 from privkit.crypto import DESTROYED
 from privkit.deidentify import leaves_residue
 from privkit.errors import PlanError
-from privkit.markers import BirthDate, Delete, Technique
+from privkit.markers import BirthDate, Delete, Latest, Technique
 from privkit.policy import Keep
 from privkit.policy.resolve import FieldRule
 from privkit.sqlalchemy import holds, keystore
 from privkit.sqlalchemy.children import ADULT
-from privkit.sqlalchemy.guard import Guard
+from privkit.sqlalchemy.guard import Guard, own_alias
 from privkit.sqlalchemy.mapping import ADULT_COLUMN, KEY_COLUMN
 from privkit.sqlalchemy.tables import KEY
 from privkit.sqlalchemy.types import Guarded, Sealed
@@ -88,16 +91,36 @@ def row_keeps(guard: Guard, table: Table) -> dict[str, Keep | None]:
 
 
 def targets(guard: Guard) -> list[Target]:
-    """Return everything that can fall due, rows before fields and children before parents."""
+    """Return everything that can fall due: rows before fields and children before parents.
+
+    But first the fields that count from the latest of other rows: without those rows they would never have ended.
+    """
     tables = [table for table in _in_deletion_order(guard) if guard.tables[table].model.fields]
     rows = [Target(table, None, None) for table in tables if guard.tables[table].model.expire_row is not None]
-    fields = [
+    fields = _field_targets(guard)
+    counting = {id(target) for target in fields if _latest_of(guard, target)}
+    early = [target for target in fields if id(target) in counting]
+    return early + rows + [target for target in fields if id(target) not in counting]
+
+
+def _latest_of(guard: Guard, target: Target) -> list[tuple[Any, str]]:
+    """The relationships whose latest row a field's lifetime counts from, each with the event."""
+    each = guard.tables[target.table]
+    events = {keep.after for keep in target.keeps.values() if keep is not None}
+    return [
+        (each.mapper.relationships[source.path.partition(".")[0]], event)
+        for event, source in each.model.events.items()
+        if isinstance(source, Latest) and event in events
+    ]
+
+
+def _field_targets(guard: Guard) -> list[Target]:
+    return [
         Target(table, column, guard.rule(column.type.field))
-        for table in tables
+        for table in _in_deletion_order(guard)
         for column in table.columns
         if isinstance(column.type, Guarded)
     ]
-    return rows + fields
 
 
 def _in_deletion_order(guard: Guard) -> list[Table]:
@@ -122,16 +145,19 @@ def due(guard: Guard, target: Target, now: Now) -> ColumnElement[bool] | None:
     return found
 
 
-def not_done(target: Target) -> ColumnElement[bool]:
-    """Return SQL that is true while the value is still there; the state is recorded, not guessed from its shape."""
-    column = target.column
-    assert column is not None
+def not_done(target: Target, at: FromClause | None = None) -> ColumnElement[bool]:
+    """Return SQL that is true while the value is still there; the state is recorded, not guessed from its shape.
+
+    ``at`` is the table or an alias of it.
+    """
+    assert target.column is not None
+    column: Any = target.column if at is None else at.c[target.column.key]
     assert isinstance(column.type, Guarded)
     present: ColumnElement[bool] = type_coerce(column, column.type.impl_instance).is_not(None)
     if not column.nullable and column.type.sealed:
         present = func.length(type_coerce(column, LargeBinary())) != len(DESTROYED)
     if leaves_residue(target.technique) and not column.nullable and not column.type.sealed:
-        present = _residue(column).is_(None)
+        present = column.table.c[f"{column.name}_residue"].is_(None)
     return present
 
 
@@ -144,8 +170,41 @@ def deletable(guard: Guard, table: Table, now: Now) -> ColumnElement[bool] | Non
     ended = row_ended(guard, table, now)
     if ended is None:
         return None
-    blocking = [exists().where(_refers(foreign, table)) for foreign in _blocking(guard, table)]
-    return and_(ended, *(not_(each) for each in blocking))
+    return and_(ended, *(not_(each) for each in (*_dependencies(guard, table, now), *_counted_from(guard, table, now))))
+
+
+def _dependencies(guard: Guard, table: Table, now: Now) -> list[ColumnElement[bool]]:
+    """SQL for each way in which a living row depends on a row of ``table``. One that goes in the same run does not."""
+    found: list[ColumnElement[bool]] = []
+    for foreign in _blocking(guard, table):
+        condition = _refers(foreign, table)
+        other = foreign.table
+        going = None
+        if other is not table and other in guard.tables and guard.tables[other].model.expire_row is not None:
+            going = deletable(guard, other, now)
+        found.append(
+            exists().where(condition if going is None else and_(condition, not_(func.coalesce(going, false()))))
+        )
+    return found
+
+
+def _counted_from(guard: Guard, table: Table, now: Now) -> list[ColumnElement[bool]]:
+    """SQL for each living field of another table that counts from the latest row of this one."""
+    found: list[ColumnElement[bool]] = []
+    for target in (each for each in _field_targets(guard) if each.table is not table):
+        for relationship, _ in _latest_of(guard, target):
+            if relationship.mapper.local_table is not table:
+                continue
+            parent = own_alias(target.table)
+            joined = [parent.c[ours.key] == table.c[theirs.key] for ours, theirs in relationship.local_remote_pairs]
+            ended = all_passed(guard, target.table, parent, list(target.keeps.values()), now)
+            over = (
+                false()
+                if ended is None
+                else and_(func.coalesce(ended, false()), not_(holds.held(guard, target.table, parent, now)))
+            )
+            found.append(exists().where(*joined, not_done(target, parent), not_(over)))
+    return found
 
 
 def row_ended(guard: Guard, table: Table, now: Now) -> ColumnElement[bool] | None:
@@ -157,7 +216,7 @@ def row_ended(guard: Guard, table: Table, now: Now) -> ColumnElement[bool] | Non
 def blocked(guard: Guard, table: Table, now: Now) -> ColumnElement[bool] | None:
     """Return SQL that is true for rows whose lifetime ended but on which living rows depend."""
     ended = row_ended(guard, table, now)
-    blocking = [exists().where(_refers(foreign, table)) for foreign in _blocking(guard, table)]
+    blocking = [*_dependencies(guard, table, now), *_counted_from(guard, table, now)]
     return and_(ended, or_(*blocking)) if ended is not None and blocking else None
 
 
@@ -178,9 +237,9 @@ def _blocking(guard: Guard, table: Table) -> list[Any]:
 def _clearable(guard: Guard, foreign: Any) -> bool:
     """A declared cascade or SET NULL is followed, but never into a table with a lifetime of its own."""
     other = foreign.table
-    if foreign.ondelete == "SET NULL":
-        return all(column.nullable for column in foreign.columns)
     own_lifetime = other in guard.tables and bool(guard.tables[other].model.fields)
+    if foreign.ondelete == "SET NULL":
+        return not own_lifetime and all(column.nullable for column in foreign.columns)
     return (
         foreign.ondelete == "CASCADE"
         and other is not foreign.referred_table
@@ -294,7 +353,7 @@ def replace_with_residue(
 def _emptied(target: Target) -> dict[str, Any]:
     column = target.column
     assert column is not None
-    empty: Any = None if column.nullable else Sealed(DESTROYED) if _sealed(column) else None
+    empty: Any = Sealed(DESTROYED) if not column.nullable and _sealed(column) else null()
     values: dict[str, Any] = {column.key: empty}
     if f"{column.name}_ix" in target.table.columns:
         values[f"{column.name}_ix"] = None

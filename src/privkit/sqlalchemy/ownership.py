@@ -59,7 +59,9 @@ def _owner_hop(each: Protected, path: str) -> Hop:
     if path in each.mapper.columns:
         column: Column[Any] = each.mapper.columns[path]
         for foreign in column.foreign_keys:
-            return Hop(((column.key, foreign.column.key),), foreign.column.table)
+            elements = foreign.constraint.elements if foreign.constraint is not None else [foreign]
+            pairs = tuple((str(each.parent.key), str(each.column.key)) for each in elements)
+            return Hop(pairs, foreign.column.table)
     elif path in each.mapper.relationships:
         relationship = each.mapper.relationships[path]
         pairs = tuple((str(local.key), str(remote.key)) for local, remote in relationship.local_remote_pairs or ())
