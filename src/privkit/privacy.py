@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Any, TypeVar, cast
@@ -17,7 +18,7 @@ from privkit import catalog, coverage, policy, purposes, retention
 from privkit.clock import Clock, system_clock
 from privkit.coverage import Finding, Report
 from privkit.crypto import Keyring
-from privkit.errors import MappingError
+from privkit.errors import MappingError, NotProtectedError
 from privkit.ledger import Verified
 from privkit.markers import NotPersonal, Personal
 from privkit.policy import Policy
@@ -25,6 +26,7 @@ from privkit.retention import Plan, Run
 from privkit.retention.run import Progress
 from privkit.sqlalchemy import Guard, holds, ledger, mapping, protect
 from privkit.sqlalchemy.consents import ConsentLedger
+from privkit.sqlalchemy.registry import guard_of
 from privkit.sqlalchemy.states import FieldState, field_state
 from privkit.sqlalchemy.visibility import live
 
@@ -58,8 +60,20 @@ class Privacy:
         return self.guard.policy
 
     def protect(self, engine: Engine | AsyncEngine) -> None:
-        """Hold every statement of ``engine`` to the policy from now on."""
+        """Hold every statement of ``engine`` to the policy from now on.
+
+        Raises NotProtectedError where another Privacy protects it already: two could not both be obeyed.
+        """
         protect(self.guard, engine)
+
+    def _ours(self, engine: Engine) -> None:
+        """Protect an engine that an administrative call was given, unless it is protected."""
+        if isinstance(engine, AsyncEngine):
+            raise NotProtectedError(
+                "A run works on a plain Engine.", "", "Give it create_engine(url) for the same database."
+            )
+        if guard_of(engine.dialect) is not self.guard:
+            protect(self.guard, engine)
 
     def purpose(self, *names: str) -> PurposeBlock:
         """Work for a purpose: ``with privacy.purpose("pickup"):``, or as a decorator of a function or coroutine.
@@ -94,13 +108,13 @@ class Privacy:
 
     def plan(self, engine: Engine, *, at: datetime | None = None) -> Plan:
         """Return what is due at ``at`` (aware; default: now). Nothing is changed. Raises PlanError."""
-        self.protect(engine)
+        self._ours(engine)
         with engine.connect() as connection:
             return retention.make(self.guard, connection, at)
 
     def purge(self, engine: Engine, plan: Plan, *, batch: int = 1000, progress: Progress | None = None) -> Run:
         """Execute exactly ``plan``, ``batch`` rows a transaction. May be killed and run again. Raises PlanError."""
-        self.protect(engine)
+        self._ours(engine)
         return retention.purge(self.guard, engine, plan, batch=batch, progress=progress)
 
     def hold(
@@ -114,19 +128,19 @@ class Privacy:
         until: datetime | None = None,
     ) -> int:
         """Keep a data subject's rows, or a table's, from every run until released or ``until``. Returns its id."""
-        self.protect(engine)
+        self._ours(engine)
         with engine.begin() as connection:
             return holds.place(connection, self.guard, reason=reason, by=by, subject=subject, table=table, until=until)
 
     def release(self, engine: Engine, hold: int, *, by: str) -> None:
         """End a hold; what it deferred is due again at once."""
-        self.protect(engine)
+        self._ours(engine)
         with engine.begin() as connection:
             holds.release(connection, self.guard, hold, by=by)
 
     def verify_ledger(self, engine: Engine, *, expected: str | None = None) -> Verified:
         """Recompute the ledger's chain. ``expected``: a count and head noted earlier. Raises LedgerError."""
-        self.protect(engine)
+        self._ours(engine)
         with engine.connect() as connection:
             return ledger.verify(connection, self.guard, expected)
 
@@ -151,22 +165,21 @@ class PurposeBlock:
 
     def __init__(self, scope: Callable[[], purposes.Scope]) -> None:
         self._scope = scope
-        self._entries: list[purposes.Active] = []
 
     def __enter__(self) -> purposes.Scope:
-        entry = purposes.enter(self._scope())
-        self._entries.append(entry)
-        return entry.scope
+        frame = sys._getframe(1)
+        suspendable = frame.f_code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR)
+        return purposes.enter(self._scope(), self, frame if suspendable else None).scope
 
     def __exit__(self, *exc_info: object) -> None:
-        purposes.leave(self._entries.pop())
+        purposes.leave(purposes.entered(self))
 
     def __call__(self, function: _Callable) -> _Callable:
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise MappingError(
-                f"{function.__qualname__} is a generator, which can be suspended inside the purpose.",
+                f"{function.__qualname__} is a generator; a decorator could not close its purpose while it waits.",
                 "Its caller would run under a purpose it never asked for.",
-                "Open the purpose in the caller: with privacy.purpose(...): for item in generator(): ...",
+                "Open the purpose inside it: with privacy.purpose(...). While it is suspended none is in force.",
             )
         if inspect.iscoroutinefunction(function):
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from types import MappingProxyType
+from functools import lru_cache
+from types import FrameType, MappingProxyType
 from typing import Any
 
 from privkit.clock import Clock, system_clock
@@ -23,10 +24,13 @@ from privkit.policy.resolve import FieldRule
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How a scope may see one field: the precision, and the keeps (None: for ever) of the purposes that allow it."""
+    """How a scope may see one field: the precision, and the keeps (None: for ever) of the purposes that allow it.
+
+    ``keeps`` has one group for each nested block: of every group, at least one keep still has to run.
+    """
 
     precision: Precision
-    keeps: tuple[Keep | None, ...]
+    keeps: tuple[tuple[Keep | None, ...], ...]
     exact: bool = field(init=False)
     """Whether the value itself may be seen, and so compared, sorted and counted by."""
 
@@ -70,7 +74,7 @@ class Scope:
         return " and ".join(repr(name) for name in self.names)
 
 
-_EVERYTHING = Access(Exact(), (None,))
+_EVERYTHING = Access(Exact(), ((None,),))
 _NOTHING: Mapping[str, Access] = MappingProxyType({})
 
 
@@ -105,11 +109,12 @@ def scope_for(policy: Policy, rules: Iterable[FieldRule], names: tuple[str, ...]
         if terms:
             fields[rule.field.id] = Access(
                 min((term.precision for term in terms), key=_coarseness),
-                tuple(term.purpose.keep for term in terms),
+                (tuple(term.purpose.keep for term in terms),),
             )
     return Scope(names, fields, clock=clock)
 
 
+@lru_cache(maxsize=1024)
 def narrowed(outer: Scope | None, inner: Scope) -> Scope:
     """Return what both scopes allow: nested purposes never widen each other."""
     if outer is None or outer.internal or outer.groups == inner.groups:
@@ -119,7 +124,7 @@ def narrowed(outer: Scope | None, inner: Scope) -> Scope:
         other = outer.fields.get(field_id)
         precision = other and _coarser(access.precision, other.precision)
         if other and precision:
-            fields[field_id] = Access(precision, access.keeps)
+            fields[field_id] = Access(precision, tuple(dict.fromkeys((*other.keeps, *access.keeps))))
     names = (*outer.names, *(name for name in inner.names if name not in outer.names))
     groups = (*outer.groups, *(group for group in inner.groups if group not in outer.groups))
     return Scope(names, fields, groups=groups, clock=inner.clock)
@@ -144,12 +149,21 @@ class Active:
     ``allows[field_id]`` is how a field may be seen, as ``scope.access`` says it; a closed entry allows nothing.
     """
 
-    __slots__ = ("_callbacks", "allows", "open", "parent", "scope")
+    __slots__ = ("_callbacks", "allows", "block", "frame", "open", "parent", "scope")
 
-    def __init__(self, scope: Scope, parent: Active | None) -> None:
-        self.scope, self.parent, self.open = scope, parent, True
+    def __init__(
+        self, scope: Scope, parent: Active | None, block: object = None, frame: FrameType | None = None
+    ) -> None:
+        self.scope, self.parent, self.block, self.frame, self.open = scope, parent, block, frame, True
         self.allows: Mapping[str, Access] = _AllFields() if scope.internal else scope.fields
+        if frame is not None:
+            self.allows = _NOTHING  # each time it is asked whether the generator is running
         self._callbacks: dict[Hashable, Callable[[], None]] = {}
+
+    @property
+    def in_force(self) -> bool:
+        """Whether the block is open, and not that of a generator that is suspended now."""
+        return self.open and (self.frame is None or self.frame.f_back is not None)
 
     def at_exit(self, key: Hashable, callback: Callable[[], None]) -> None:
         """Run ``callback`` when the block ends; at most one for each ``key``."""
@@ -157,7 +171,7 @@ class Active:
 
     def close(self) -> None:
         """End the entry and run its callbacks."""
-        self.open, self.allows = False, _NOTHING
+        self.open, self.allows, self.frame = False, _NOTHING, None
         for callback in self._callbacks.values():
             callback()
         self._callbacks.clear()
@@ -174,7 +188,7 @@ latest: Callable[[], Any] = _active.get
 def active() -> Active | None:
     """Return the innermost entry that is still open."""
     entry = _active.get()
-    while entry is not None and not entry.open:
+    while entry is not None and not entry.in_force:
         entry = entry.parent
     return entry
 
@@ -185,11 +199,26 @@ def current() -> Scope | None:
     return entry.scope if entry is not None else None
 
 
-def enter(scope: Scope) -> Active:
-    """Open ``scope`` in this context, narrowed by the one already open. Give the result to ``leave``."""
-    parent = active()
-    entry = Active(scope if scope.internal else narrowed(parent.scope if parent else None, scope), parent)
+def enter(scope: Scope, block: object = None, frame: FrameType | None = None) -> Active:
+    """Open ``scope`` in this context, narrowed by the one already open. Give the result to ``leave``.
+
+    ``block`` is whose entry it is, for ``entered``; ``frame`` is the generator's that the block stands in, if it does.
+    """
+    around, parent = active(), _active.get()
+    while parent is not None and not parent.open:
+        parent = parent.parent
+    entry = Active(scope if scope.internal else narrowed(around.scope if around else None, scope), parent, block, frame)
     _active.set(entry)
+    return entry
+
+
+def entered(block: object) -> Active:
+    """Return this context's innermost open entry of ``block``; another task's entry is another one."""
+    entry = _active.get()
+    while entry is not None and not (entry.open and entry.block is block):
+        entry = entry.parent
+    if entry is None:
+        raise PurposeError("A purpose was left in another context than it was entered in.", "", "Use one with block.")
     return entry
 
 

@@ -7,11 +7,11 @@ import pytest
 from sqlalchemy import Column as SqlColumn
 from sqlalchemy import ForeignKey, MetaData, String, Table
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
-from tests.coverage.small import POLICY, models, privacy, privacy_of
 
 from privkit import Delete, NotPersonal, Personal, data_subject, events, expire_row, not_personal, owned_by
 from privkit.coverage import KINDS, Finding, Severity, check, report
 from privkit.coverage.findings import worst_first
+from tests.coverage.small import POLICY, models, privacy, privacy_of
 
 DECLARED = sorted(code for code, kind in KINDS.items() if not kind.live)
 

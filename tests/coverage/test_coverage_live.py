@@ -8,8 +8,6 @@ from typing import Annotated, Any
 import pytest
 from sqlalchemy import Engine, MetaData, create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from tests.coverage.small import NOW, POLICY, fill, models, privacy, privacy_of
-from tests.databases import raw_rows
 
 from privkit import Personal, data_subject, events, not_personal
 from privkit.coverage import KINDS, Finding, Severity, check, report
@@ -17,6 +15,8 @@ from privkit.coverage.live import TOLERANCE, Stored
 from privkit.coverage.proof import Evidence
 from privkit.coverage.report import ColumnRow, Report
 from privkit.privacy import Privacy
+from tests.coverage.small import NOW, POLICY, fill, models, privacy, privacy_of
+from tests.databases import raw_rows
 
 BARE_TRIPS = "CREATE TABLE trips (id INTEGER PRIMARY KEY, rider_id INTEGER NOT NULL, fare INTEGER, ended_at TIMESTAMP, "
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine
-from tests.coverage.small import EMAILS, NAMES, NOW, POINTS, fill, models, privacy
-from tests.databases import raw_rows
 
 from privkit import not_personal
 from privkit.coverage import KINDS, Severity, report
 from privkit.coverage.report import Report
 from privkit.errors import ClockError
+from tests.coverage.small import EMAILS, NAMES, NOW, POINTS, fill, models, privacy
+from tests.databases import raw_rows
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 

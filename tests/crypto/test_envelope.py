@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privkit.crypto import envelope
-from privkit.crypto.aead import Aead
+from privkit.crypto.aead import Aead, nonces
 from privkit.crypto.keys import SubjectKey
 from privkit.errors import InvalidValue, KeyringError, SealedError
 
@@ -252,14 +252,14 @@ def test_a_cipher_cannot_be_pickled_and_shows_nothing() -> None:
         assert f"<{type(holder).__name__}>" == repr(holder)
 
 
-def nonces(key: envelope.ValueKey, count: int) -> list[bytes]:
+def nonces_of(key: envelope.ValueKey, count: int) -> list[bytes]:
     return [key.seal(b"")[22:34] for _ in range(count)]
 
 
 def test_nonces_are_unique_across_threads() -> None:
     key = SubjectKey(SECRET).value_key("riders.home")
     drawn: list[bytes] = []
-    threads = [threading.Thread(target=lambda: drawn.extend(nonces(key, 500))) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: drawn.extend(nonces_of(key, 500))) for _ in range(4)]
 
     for thread in threads:
         thread.start()
@@ -267,6 +267,22 @@ def test_nonces_are_unique_across_threads() -> None:
         thread.join()
 
     assert 4 * 500 == len(set(drawn))
+
+
+def test_nonces_that_are_drawn_together_are_all_different_also_beyond_the_number_asked_for() -> None:
+    draw, other = nonces(10), nonces(0)
+    drawn = [draw() for _ in range(500)] + [other() for _ in range(500)]
+
+    assert 1000 == len(set(drawn))
+    assert {12} == {len(nonce) for nonce in drawn}
+
+
+def test_a_value_is_sealed_under_the_nonce_that_was_drawn_for_it() -> None:
+    key, draw = SubjectKey(SECRET).value_key("riders.home"), nonces(3)
+    sealed = [key.seal(b"home", draw) for _ in range(3)]
+
+    assert 3 == len({each[22:34] for each in sealed})
+    assert [b"home"] * 3 == [key.open(each) for each in sealed]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
@@ -278,7 +294,7 @@ def test_nonces_of_parent_and_child_differ_after_a_fork() -> None:
         warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads; this child only writes
         child = os.fork()
     if not child:
-        os.write(writing, b"".join(nonces(key, 100)))
+        os.write(writing, b"".join(nonces_of(key, 100)))
         os._exit(0)
     os.close(writing)
     with open(reading, "rb") as file:
@@ -287,4 +303,4 @@ def test_nonces_of_parent_and_child_differ_after_a_fork() -> None:
 
     of_child = {received[at : at + 12] for at in range(0, len(received), 12)}
     assert 100 == len(of_child)
-    assert of_child.isdisjoint(nonces(key, 100))
+    assert of_child.isdisjoint(nonces_of(key, 100))

@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from privkit.crypto.keyring import FileKeyring
-from privkit.crypto.keys import SubjectKey
+from privkit.crypto import FileKeyring, SubjectKey
 from privkit.errors import KeyringError, PrivkitError, SealedError
 
 

@@ -10,6 +10,10 @@ import threading
 from datetime import timedelta
 
 import pytest
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from hypothesis import given
+from hypothesis import strategies as st
 
 from privkit.crypto.keys import KeyCache, SubjectKey, derive
 from privkit.errors import KeyringError
@@ -46,6 +50,22 @@ def test_hkdf_gives_the_answers_of_rfc_5869() -> None:
 
     assert expected == derive(secret, salt=salt, info=info).hex()
     assert "8da4e775a563c18f715f802a063c5a31b8a11f5c5ee1879ec3454e5f3c738d2d" == derive(secret, info=b"").hex()
+
+
+@given(st.binary(max_size=100), st.binary(max_size=150), st.binary(max_size=300))
+def test_hkdf_agrees_with_an_independent_implementation(secret: bytes, salt: bytes, info: bytes) -> None:
+    expected = HKDF(algorithm=SHA256(), length=32, salt=salt or None, info=info).derive(secret)
+
+    assert expected == derive(secret, salt=salt, info=info)
+
+
+def test_a_field_key_is_the_same_whether_it_is_derived_first_or_after_others() -> None:
+    first, later = SubjectKey(SECRET), SubjectKey(SECRET)
+    later.value_key("riders.name")
+
+    sealed = first.value_key("riders.email").seal(b"a@x")
+
+    assert b"a@x" == later.value_key("riders.email").open(sealed)
 
 
 def test_new_keys_differ() -> None:
@@ -175,6 +195,29 @@ def test_a_cleared_cache_finds_nothing() -> None:
     cache.clear()
 
     assert [None, None] == [cache.get(key.id), cache.pinned(key.id)]
+
+
+def test_what_a_loop_looks_up_leaves_together_with_the_key() -> None:
+    clock = Seconds()
+    for leave in (
+        lambda cache, key: cache.forget(key.id),
+        lambda cache, key: cache.clear(),
+        lambda cache, key: cache.put([SubjectKey.new()]),  # evicts the oldest
+        lambda cache, key: (setattr(clock, "now", clock.now + 301), cache.drop_expired()),
+    ):
+        key = SubjectKey.new()
+        cache = cache_of(key, size=1, clock=clock)
+        made = cache.value_key(key, "riders.email")
+        live, of_field = cache.live, cache.of_field("riders.email")
+        assert key is live[key.header]
+        assert made is of_field[key.header]
+
+        leave(cache, key)
+
+        assert key.header not in live
+        assert key.header not in of_field
+        assert made is cache.value_key(key, "riders.email")  # whoever still holds the key may derive
+        assert key.header not in of_field  # but nothing of it stays behind
 
 
 def test_the_cache_can_be_used_from_many_threads() -> None:

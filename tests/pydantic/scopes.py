@@ -7,10 +7,9 @@ from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from typing import Annotated, Any
 
-from tests.meta import ROOT
-
 from privkit import AgeBand, BirthDate, Cell, Exact, GeoPoint, Location, NotPersonal, Personal, policy, purposes
 from privkit.pydantic import PersonalModel
+from tests.meta import ROOT
 
 POLICY = policy.load(ROOT / "policies" / "rides.yaml")
 NOW = datetime(2026, 6, 15, 12, tzinfo=UTC)

@@ -10,8 +10,6 @@ import pytest
 from pydantic import AliasChoices, AliasPath, ConfigDict, Field, RootModel, TypeAdapter
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-from tests.meta import ROOT
-from tests.pydantic.scopes import EMAIL, HOME, NAME, purpose
 
 from privkit import (
     Cell,
@@ -29,6 +27,8 @@ from privkit import (
 from privkit.errors import PurposeError
 from privkit.location import cell
 from privkit.pydantic import PersonalModel
+from tests.meta import ROOT
+from tests.pydantic.scopes import EMAIL, HOME, NAME, purpose
 
 
 class Watched:

@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, computed_field, model_serializer
 from pydantic_core import PydanticSerializationError
-from tests.pydantic.scopes import BORN, EMAIL, HOME, NAME, NOW, Contact, Rider, everything, full, purpose
 
 from privkit import Cell, Exact, GeoPoint, Location, NotPersonal, Personal, PrivkitError, Year, purposes
 from privkit.errors import PurposeError
 from privkit.location import cell
 from privkit.pydantic import PersonalModel, gates
+from tests.pydantic.scopes import BORN, EMAIL, HOME, NAME, NOW, Contact, Rider, everything, full, purpose
 
 PERSONAL = {"email", "name", "born", "home"}
 NEEDED: dict[str, dict[str, Any]] = {

@@ -25,11 +25,11 @@ from pydantic import (
     field_validator,
 )
 from pydantic.alias_generators import to_camel
-from tests.pydantic.scopes import EMAIL, HOME, NAME, POLICY, Contact, Rider, everything, full, purpose
 
 from privkit import Cell, Exact, GeoPoint, Location, NotPersonal, Personal, not_personal
 from privkit.errors import MappingError, PolicyError, PurposeError
 from privkit.pydantic import PersonalModel, check
+from tests.pydantic.scopes import EMAIL, HOME, NAME, POLICY, Contact, Rider, everything, full, purpose
 
 Email = Annotated[str, Personal("user.contact.email", purposes={"account", "receipts"})]
 Name = Annotated[str, Personal("user.name", purposes={"account"})]

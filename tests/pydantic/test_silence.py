@@ -26,10 +26,10 @@ from pydantic import (
 from pydantic_core import PydanticCustomError, PydanticSerializationError
 from rich.console import Console
 from rich.pretty import pretty_repr
-from tests.pydantic.scopes import Contact, everything, full, purpose
 
 from privkit import GeoPoint, Location, NotPersonal, Personal, PrivkitError
 from privkit.pydantic import PersonalModel, redacted
+from tests.pydantic.scopes import Contact, everything, full, purpose
 
 SECRET = "hush-4711"
 EMAIL = Personal("user.contact.email", purposes={"account"})

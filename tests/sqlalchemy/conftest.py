@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.sqlalchemy.rides import Clock, RideService, ride_service
 
 

@@ -36,7 +36,6 @@ from sqlalchemy.orm import (
     mapped_column,
     relationship,
 )
-from tests.databases import raw_rows
 
 from privkit import (
     Cell,
@@ -57,6 +56,7 @@ from privkit import (
     not_personal,
     owned_by,
 )
+from tests.databases import raw_rows
 
 POLICY = """\
 privkit: 1

@@ -13,13 +13,13 @@ from sqlalchemy import event, func, inspect, select
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session, aliased
 from sqlalchemy.orm.exc import ObjectDeletedError
-from tests.databases import raw_rows
-from tests.sqlalchemy.rides import Clock, Rider, RideService, Trip, rider
 
 from privkit import GeoPoint
 from privkit.errors import InvalidValue, MappingError, PolicyError, PurposeError, SealedError
 from privkit.sqlalchemy import consents, ledger
 from privkit.sqlalchemy.consents import ConsentLedger
+from tests.databases import raw_rows
+from tests.sqlalchemy.rides import Clock, Rider, RideService, Trip, rider
 
 CHILD, ADULT, UNKNOWN = 1, 2, 3
 GUARDIAN = "Augusta Byron, g-17"

@@ -9,12 +9,12 @@ from typing import Annotated, Any
 import pytest
 from sqlalchemy import ForeignKey, Table, create_engine, delete, not_, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-from tests.databases import raw_rows
-from tests.sqlalchemy.rides import POLICY, START, Clock, Rider, RideService, Trip, rider
 
 from privkit import FileKeyring, GeoPoint, Personal, Privacy, data_subject, events, not_personal, owned_by, purposes
 from privkit.errors import ClockError, InvalidValue
 from privkit.sqlalchemy import holds, ledger
+from tests.databases import raw_rows
+from tests.sqlalchemy.rides import POLICY, START, Clock, Rider, RideService, Trip, rider
 
 REASON = "Court order 7/26 about Ada Lovelace"
 BY = "counsel@rides.example"

@@ -13,14 +13,14 @@ import pytest
 from sqlalchemy import event, select
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase
-from tests.databases import raw_rows
-from tests.meta import ROOT
-from tests.sqlalchemy.rides import POLICY, Clock, RideService, ride_service
 
 from privkit import Privacy
 from privkit.errors import LedgerError, NotProtectedError
 from privkit.ledger import Entry
 from privkit.sqlalchemy import ledger
+from tests.databases import raw_rows
+from tests.meta import ROOT
+from tests.sqlalchemy.rides import POLICY, Clock, RideService, ride_service
 
 
 def append(service: RideService, count: int) -> None:

@@ -58,10 +58,10 @@ from sqlalchemy.orm import (
     subqueryload,
     undefer,
 )
-from tests.databases import raw_rows
-from tests.sqlalchemy.shop import CLOSED, KEPT_UNTIL, Order, Person, Shop, Visit, open_shop
 
 from privkit.errors import PrivkitError
+from tests.databases import raw_rows
+from tests.sqlalchemy.shop import CLOSED, KEPT_UNTIL, Order, Person, Shop, Visit, open_shop
 
 people: Any = Person.__table__
 orders: Any = Order.__table__

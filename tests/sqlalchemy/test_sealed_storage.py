@@ -11,8 +11,6 @@ from typing import Annotated, Any
 import pytest
 from sqlalchemy import JSON, create_engine, delete, func, insert, select, text, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-from tests.databases import Server, libpq, raw_rows
-from tests.sqlalchemy.rides import SIGN_UP, Clock, Rider, RideService, Trip, ride_service, rider
 
 from privkit import FileKeyring, GeoPoint, Personal, Privacy, PrivkitError, data_subject, events, not_personal
 from privkit.errors import (
@@ -25,6 +23,8 @@ from privkit.errors import (
     StatementRefused,
 )
 from privkit.sqlalchemy.destroy import destroy_keys
+from tests.databases import Server, libpq, raw_rows
+from tests.sqlalchemy.rides import SIGN_UP, Clock, Rider, RideService, Trip, ride_service, rider
 
 PLACE = GeoPoint(48.137154, 11.576124)
 EMAIL, NAME = "planted.person@rides.example", "Planted Person"

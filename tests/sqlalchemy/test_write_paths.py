@@ -38,6 +38,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_column
+
+from privkit import Personal, data_subject
+from privkit.errors import PrivkitError
 from tests.databases import raw_rows
 from tests.sqlalchemy.shop import (
     LEFTOVERS,
@@ -58,9 +61,6 @@ from tests.sqlalchemy.shop import (
     open_async,
     open_shop,
 )
-
-from privkit import Personal, data_subject
-from privkit.errors import PrivkitError
 
 PLAIN_FIELD = Personal("user.name", purposes={"care"}, seal=False)
 people: Any = Person.__table__

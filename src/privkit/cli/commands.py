@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 
 from privkit.cli.application import database, database_if_named, load_privacy
-from privkit.cli.screen import plan_table, print_findings, purge_with_bar, run_table
+from privkit.cli.screen import finding_lines, plan_view, purge_with_bar, run_view
 from privkit.clock import as_utc
 from privkit.coverage import Severity
 from privkit.crypto import FileKeyring
@@ -99,7 +99,7 @@ def plan(
     privacy, instant = load_privacy(app), _instant(at)
     with database(privacy, url) as engine:
         made = privacy.plan(engine, at=instant)
-    console.print(plan_table(made))
+    console.print(plan_view(made))
     if out is not None:
         _write(out, made.json())
 
@@ -118,15 +118,12 @@ def purge(
     privacy = load_privacy(app)
     with database(privacy, url) as engine:
         chosen = Plan.load(_read(plan)) if plan is not None else privacy.plan(engine)
-        console.print(plan_table(chosen))
+        console.print(plan_view(chosen))
         if chosen.due and not yes and not _confirmed(chosen.due):
             say("Nothing was destroyed.")
             raise typer.Exit(FOUND)
         run = purge_with_bar(errors, privacy, engine, chosen, batch=batch)
-    console.print(run_table(run))
-    if failed := sum(outcome.failed for outcome in run.outcomes):
-        say(f"left as they are, because they do not open: {failed:,}")
-    say(f"overdue: {run.overdue:,}")
+    console.print(run_view(run))
     raise typer.Exit(0 if run.ok else FOUND)
 
 
@@ -146,7 +143,8 @@ def check(app: AppOption = None, url: UrlOption = None) -> None:
     privacy = load_privacy(app)
     with database_if_named(privacy, url) as engine:
         found = privacy.check(engine)
-    print_findings(console, found)
+    for finding in found:
+        say("\n".join(finding_lines(finding, console.width)) + "\n")
     to_mend = sum(finding.severity >= Severity.MEDIUM for finding in found)
     say(f"{'not covered' if to_mend else 'covered'}: {to_mend} to mend, {len(found) - to_mend} to know")
     raise typer.Exit(FOUND if to_mend else 0)
@@ -246,7 +244,10 @@ def main() -> None:
         _end(str(error))
     except SystemExit as end:
         if end.code == STOPPED:
-            errors.print("\nStopped. What was committed stays, the rest was rolled back; run it again to go on.")
+            errors.print()
+            errors.print(
+                "Stopped. What was committed stays, the rest was rolled back; run it again to go on.", soft_wrap=True
+            )
         raise
     except Exception as error:
         where = "".join(traceback.format_tb(error.__traceback__)[-3:])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from textwrap import wrap
+
 from rich import box
-from rich.console import Console
-from rich.padding import Padding
+from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from rich.text import Text
 from sqlalchemy import Engine
 
 from privkit.coverage import Finding
@@ -15,55 +16,51 @@ from privkit.privacy import Privacy
 from privkit.retention import Plan, Run, Step
 
 
-def plan_table(plan: Plan) -> Table:
-    """Lay a plan out: one line for each table and field, with its rule and count."""
-    anything_blocked = any(step.blocked for step in plan.steps)
-    table = _table(f"Due at {plan.as_of:%Y-%m-%d %H:%M:%S} UTC", ("due", *(["blocked"] if anything_blocked else ())))
-    table.add_column("becomes", overflow="fold")
-    table.add_column("rule", overflow="fold")
+def plan_view(plan: Plan) -> Group:
+    """Lay a plan out: one line for each table and field with its count, and what becomes of it by which rule."""
+    table = _table(f"Due at {plan.as_of:%Y-%m-%d %H:%M:%S} UTC", "due")
+    table.add_column("becomes (rule)", overflow="fold")
     for step in plan.steps:
-        numbers = (step.due, *([step.blocked] if anything_blocked else ()))
-        table.add_row(step.name, *map(_count, numbers), Text(step.technique), Text(step.rule))
+        table.add_row(step.name, f"{step.due:,}", f"{step.technique} ({step.rule})")
     table.add_section()
-    table.add_row("total", _count(plan.due))
-    return table
+    table.add_row("total", f"{plan.due:,}")
+    blocked = [
+        f"{step.name}: {step.blocked:,} more wait for rows that depend on them" for step in plan.steps if step.blocked
+    ]
+    return Group(table, *blocked)
 
 
-def run_table(run: Run) -> Table:
-    """Lay a run out: what was done of each step, and what failed."""
-    anything_stopped = any(outcome.error for outcome in run.outcomes)
-    table = _table(f"Run {run.id}", ("due", "done", "failed"))
-    if anything_stopped:
-        table.add_column("stopped by", overflow="fold")
+def run_view(run: Run) -> Group:
+    """Lay a run out: what was done of each step, what failed, and what is left."""
+    table = _table(f"Run {run.id}", "due", "done")
+    notes = []
     for outcome in run.outcomes:
-        numbers = (outcome.step.due, outcome.done, outcome.failed)
-        table.add_row(
-            outcome.step.name, *map(_count, numbers), *([Text(outcome.error or "")] if anything_stopped else ())
-        )
-    return table
+        name = outcome.step.name
+        table.add_row(name, f"{outcome.step.due:,}", f"{outcome.done:,}")
+        if outcome.failed:
+            notes.append(f"{name}: {outcome.failed:,} left as they are, because they do not open")
+        if outcome.error:
+            notes.append(f"{name}: stopped by {outcome.error}")
+    return Group(table, *notes, f"overdue: {run.overdue:,}")
 
 
-def _table(title: str, numbers: tuple[str, ...]) -> Table:
-    """Begin a table whose names and numbers never break; the columns of prose that follow them give way."""
+def _table(title: str, *numbers: str) -> Table:
+    """Begin a table whose numbers never break: on a narrow terminal the other columns give way."""
     table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE, pad_edge=False)
-    table.add_column("what", no_wrap=True)
+    table.add_column("what", overflow="fold")
     for heading in numbers:
         table.add_column(heading, justify="right", no_wrap=True)
     return table
 
 
-def _count(number: int) -> str:
-    return f"{number:,}"
-
-
-def print_findings(console: Console, findings: list[Finding]) -> None:
-    """Print findings one below the other: what is wrong, why it matters, what to do."""
-    for finding in findings:
-        console.print(Text(f"{finding.severity.word.upper()} {finding.code}: {finding.what}"))
-        for part in (finding.why, finding.fix):
-            if part:
-                console.print(Padding(Text(part), (0, 0, 0, 4)))
-        console.print()
+def finding_lines(finding: Finding, width: int) -> Iterator[str]:
+    """Yield one finding in lines of up to ``width`` characters: what is wrong, why it matters, what to do."""
+    yield from wrap(f"{finding.severity.word.upper()} {finding.code}: {finding.what}", width, subsequent_indent="  ")
+    for line in "\n".join(part for part in (finding.why, finding.fix) if part).splitlines():
+        margin = " " * (4 + len(line) - len(line.lstrip()))
+        yield from wrap(
+            line.strip(), width, initial_indent=margin, subsequent_indent=f"{margin}  ", break_long_words=False
+        ) or [""]
 
 
 def purge_with_bar(console: Console, privacy: Privacy, engine: Engine, plan: Plan, *, batch: int = 1000) -> Run:

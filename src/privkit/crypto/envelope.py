@@ -26,6 +26,7 @@ _KEY_ID = slice(2, 2 + KEY_ID_SIZE)
 _EPOCH = slice(_KEY_ID.stop, _KEY_ID.stop + EPOCH_SIZE)
 HEADER_SIZE: int = _EPOCH.stop
 """How many bytes of an envelope say what opens it: version, suite, key id and epoch."""
+_KEY_ID_LENGTH, _EPOCH_LENGTH = KEY_ID_SIZE.to_bytes(4, "big"), EPOCH_SIZE.to_bytes(4, "big")
 OVERHEAD = HEADER_SIZE + NONCE_SIZE + TAG_SIZE
 """How many bytes longer than its plaintext an envelope is."""
 
@@ -39,9 +40,9 @@ class Header(NamedTuple):
 
 _encrypt = Aead.encrypt
 open_own = Aead.decrypt
-"""``open_own(key, envelope, key.associated, HEADER_SIZE)`` opens an envelope that was found by ``key.header``, in a loop.
+"""``open_own(key, envelope, key.associated, HEADER_SIZE)`` opens an envelope in a loop, where ``key`` was found by it.
 
-It does not compare the header again, whose bytes the key's own stand in for.
+The whole header has to have been looked up: it is not compared again, and what is authenticated is the key's own.
 """
 
 
@@ -56,7 +57,7 @@ class ValueKey(Aead):
     def __init__(self, secret: bytes, key_id: bytes, epoch: int, field_id: str) -> None:
         super().__init__(secret)
         self.header = header(key_id, epoch)
-        self.associated = _associated(field_id) + length_prefixed(key_id, self.header[_EPOCH])
+        self.associated = _associated(field_id) + _KEY_ID_LENGTH + key_id + _EPOCH_LENGTH + self.header[_EPOCH]
 
     def seal(self, plaintext: bytes, draw: Draw | None = None) -> bytes:
         """Return an envelope, ``OVERHEAD`` bytes longer than ``plaintext``. ``draw``: what ``aead.nonces`` returned."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
+from functools import lru_cache
 from hashlib import sha256
 from os import urandom
 from threading import RLock
@@ -13,7 +14,7 @@ from weakref import WeakValueDictionary
 
 from privkit import clock
 from privkit.crypto.aead import KEY_SIZE, KeyMaterial, require_key
-from privkit.crypto.envelope import EPOCH_SIZE, KEY_ID_SIZE, SUITE, VERSION, ValueKey
+from privkit.crypto.envelope import EPOCH_SIZE, KEY_ID_SIZE, SUITE, VERSION, ValueKey, header
 from privkit.errors import KeyringError
 
 
@@ -37,8 +38,9 @@ def _keyed(key: bytes) -> _Keyed:
 
 
 def _hmac(keyed: _Keyed, message: bytes) -> bytes:
-    inner, outer = keyed[0].copy(), keyed[1].copy()
+    inner = keyed[0].copy()
     inner.update(message)
+    outer = keyed[1].copy()
     outer.update(inner.digest())
     digest: bytes = outer.digest()
     return digest
@@ -61,12 +63,14 @@ class SubjectKey(KeyMaterial):
     Raises KeyringError for a secret of another length.
     """
 
-    __slots__ = ("__weakref__", "_extracted", "_fields", "_in_epochs", "id", "secret")
+    __slots__ = ("__weakref__", "_extracted", "_fields", "_in_epochs", "header", "id", "secret")
 
     def __init__(self, secret: bytes) -> None:
         require_key(secret)
         self.secret = secret
         self.id = sha256(b"privkit subject key v1\0" + secret).digest()[:KEY_ID_SIZE]
+        self.header = header(self.id)
+        """How an envelope begins that is sealed under this key in no epoch."""
         self._fields: dict[str, ValueKey] = {}
         self._in_epochs: dict[tuple[str, int, bytes], ValueKey] = {}
         self._extracted: _Keyed | None = None
@@ -83,7 +87,8 @@ class SubjectKey(KeyMaterial):
         would outlive its epoch.
         """
         if not epoch and not epoch_secret:
-            return self._fields.get(field_id) or self._fields.setdefault(field_id, self._derive(field_id))
+            found = self._fields.get(field_id)
+            return found or self._fields.setdefault(field_id, self._derive(field_id))
         cached = self._in_epochs.get((field_id, epoch, epoch_secret))
         return cached or self._derive_in_epoch(field_id, epoch, epoch_secret)
 
@@ -108,6 +113,7 @@ class SubjectKey(KeyMaterial):
         return f"<SubjectKey {self.id.hex()[:8]}>"
 
 
+@lru_cache(maxsize=4096)
 def _value_info(field_id: str) -> bytes:
     return b"privkit value v1\0" + field_id.encode()
 
@@ -146,16 +152,16 @@ class KeyCache(KeyMaterial):
         return self._live
 
     def of_field(self, field_id: str) -> Mapping[bytes, ValueKey]:
-        """Return the value keys of one field that ``value_key`` derived for cached keys, in the same way as ``live``."""
+        """Return the value keys of one field that ``value_key`` derived for cached keys, by the same headers."""
         with self._lock:
             return self._by_field.setdefault(field_id, {})
 
     def value_key(self, key: SubjectKey, field_id: str) -> ValueKey:
         """Return the key of one field without an epoch, and keep it in ``of_field`` as long as ``key`` is cached."""
-        made, header = key.value_key(field_id), _header(key.id)
+        made = key.value_key(field_id)
         with self._lock:
-            if self._live.get(header) is key:  # else nothing would drop it
-                self._by_field.setdefault(field_id, {})[header] = made
+            if self._live.get(key.header) is key:  # else nothing would drop it
+                self._by_field.setdefault(field_id, {})[key.header] = made
         return made
 
     def get(self, key_id: bytes) -> SubjectKey | None:
@@ -182,7 +188,7 @@ class KeyCache(KeyMaterial):
             until = self._monotonic() + self._max_age
             for key in fresh:
                 # The object that a page holds stays the one object of its id, or eviction would unpin it.
-                self._live[_header(key.id)] = self._pinned.setdefault(key.id, key)
+                self._live[key.header] = self._pinned.setdefault(key.id, key)
                 self._until[key.id] = until
                 self._until.move_to_end(key.id)
             while len(self._until) > self._max_size:
@@ -216,10 +222,10 @@ class KeyCache(KeyMaterial):
         self._drop(key_id)
 
     def _drop(self, key_id: bytes) -> None:
-        header = _header(key_id)
-        self._live.pop(header, None)
+        start = _header(key_id)
+        self._live.pop(start, None)
         for fields in self._by_field.values():
-            fields.pop(header, None)
+            fields.pop(start, None)
 
     def __len__(self) -> int:
         return len(self._until)

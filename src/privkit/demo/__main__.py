@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import argparse
 import sqlite3
+import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from textwrap import wrap
+from typing import NoReturn
 
 from rich.console import Console
 from sqlalchemy import func, select, text
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from privkit import GeoPoint, PrivkitError
-from privkit.cli.screen import plan_table, purge_with_bar
+from privkit.cli.screen import plan_view, purge_with_bar
 from privkit.demo.models import Rider, Trip
 from privkit.demo.service import CHILD, CITY, Planted, RideService, fill, found_in_files, open_service
 from privkit.location import nearby
@@ -24,20 +28,54 @@ console = Console(highlight=False)
 
 
 def main() -> None:
-    """Run the demonstration and print where its report is."""
+    """Run the demonstration and print where its report is. Exit code 1: it did not show what it promises."""
+    chosen = _options()
+    try:
+        shown = _demonstrate(chosen)
+    except PrivkitError as error:
+        _end(str(error), 2)
+    except (OSError, SQLAlchemyError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        _end(f"The demonstration cannot use the folder {chosen.folder} ({reason}). Name another one: --folder", 2)
+    except KeyboardInterrupt:
+        _end("Stopped.", 130)
+    sys.exit(0 if shown else 1)
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="privkit.demo", description=__doc__)
-    parser.add_argument("--riders", type=int, default=20_000)
-    parser.add_argument("--trips", type=int, default=200_000)
-    parser.add_argument("--folder", type=Path, default=Path("out/demo"))
-    chosen = parser.parse_args()
+    parser.add_argument("--riders", type=_at_least(CHILD), default=20_000, help=f"at least {CHILD}, for one child")
+    parser.add_argument("--trips", type=_at_least(1), default=200_000)
+    parser.add_argument("--folder", type=Path, default=Path("out/demo"), help="where its files go (out/demo)")
+    return parser.parse_args()
+
+
+def _at_least(lowest: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < lowest:
+            raise argparse.ArgumentTypeError(f"a whole number from {lowest} on is needed")
+        return int(text)
+
+    return number
+
+
+def _demonstrate(chosen: argparse.Namespace) -> bool:
     started = time.perf_counter()
     service = open_service(chosen.folder)
-    planted = _build(service, chosen.riders, chosen.trips)
-    for show in (_bytes_on_disk, _purposes, _children, _neighbourhood):
-        show(service)
-    _purge(service)
-    _evidence(service, planted, chosen.folder)
+    try:
+        planted = _build(service, chosen.riders, chosen.trips)
+        for show in (_bytes_on_disk, _purposes, _children, _neighbourhood):
+            show(service)
+        shown = [_purge(service), _evidence(service, planted, chosen.folder)]
+    finally:
+        service.engine.dispose()
     console.print(f"\nDone in {time.perf_counter() - started:.0f} s.")
+    return all(shown)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    Console(stderr=True, highlight=False, markup=False).print(message, soft_wrap=True)
+    sys.exit(code)
 
 
 def _title(words: str) -> None:
@@ -49,7 +87,9 @@ def _build(service: RideService, riders: int, trips: int) -> Planted:
     started = time.perf_counter()
     with console.status("storing and sealing ..."):
         planted = fill(service, riders, trips)
-    console.print(f"   stored in {time.perf_counter() - started:.0f} s: {service.database}")
+    console.print(
+        f"   stored in {time.perf_counter() - started:.0f} s: {service.database}", markup=False, soft_wrap=True
+    )
     return planted
 
 
@@ -82,7 +122,9 @@ def _show(question: str, answer: Callable[[], object]) -> None:
         shown = repr(answer())
     except PrivkitError as refused:
         shown = f"{type(refused).__name__}: {refused.what}"
-    console.print(f"   {question:<36} {shown}", soft_wrap=True)
+    margin = f"   {question:<36} "
+    for line in wrap(shown, console.width, initial_indent=margin, subsequent_indent=" " * len(margin)):
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def _children(service: RideService) -> None:
@@ -116,17 +158,18 @@ def _neighbourhood(service: RideService) -> None:
     console.print(f"   {len(found)} riders live within 400 m of the centre; found in {spent * 1000:.0f} ms")
 
 
-def _purge(service: RideService) -> None:
+def _purge(service: RideService) -> bool:
     _title("6. What is due, and the purge that executes exactly this plan")
     plan = service.privacy.plan(service.engine)
-    console.print(plan_table(plan))
+    console.print(plan_view(plan))
     console.print(f"   overdue before: {plan.due:,}")
     run = purge_with_bar(console, service.privacy, service.engine, plan)
     after = service.privacy.plan(service.engine)
     console.print(f"   destroyed {run.done:,}; overdue after: {after.due:,}")
+    return run.ok and after.due == 0
 
 
-def _evidence(service: RideService, planted: Planted, folder: Path) -> None:
+def _evidence(service: RideService, planted: Planted, folder: Path) -> bool:
     _title("7. Evidence")
     verified = service.privacy.verify_ledger(service.engine)
     console.print(f"   ledger: {verified.count:,} lines, chain intact")
@@ -134,11 +177,14 @@ def _evidence(service: RideService, planted: Planted, folder: Path) -> None:
         trips = connection.execute(select(func.count()).select_from(Trip.__table__)).scalar_one()
         connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
     console.print(f"   trips that remain: {trips:,}")
-    needles = len(planted.texts) + 6 * len(planted.points)
-    console.print(f"   planted values found in the file: {found_in_files(service, planted)} of {needles} looked for")
+    needles, plain = planted.needles(), [text.encode() for text in planted.plain]
+    found, compared = found_in_files(service, needles), found_in_files(service, plain)
+    console.print(f"   planted values found in the files: {found} of {len(needles)} looked for")
+    console.print(f"   for comparison, what is not personal: {compared} of {len(plain)} found")
     report = folder / "report.html"
     report.write_text(service.privacy.report(service.engine).html(), encoding="utf-8")
-    console.print(f"   the auditor's report: {report.resolve()}")
+    console.print(f"   the auditor's report: {report}", markup=False, soft_wrap=True)
+    return found == 0 and compared == len(plain)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import date
 from typing import Any
 
 from sqlalchemy import inspect
@@ -10,7 +11,11 @@ from sqlalchemy.orm import InstrumentedAttribute, Mapper
 
 from privkit import purposes
 from privkit.catalog import Field
+from privkit.clock import instant
+from privkit.consent.age import cautious_today
+from privkit.deidentify import reduce
 from privkit.errors import PurposeError
+from privkit.location import GeoPoint
 
 
 class GuardedAttribute(InstrumentedAttribute[Any]):
@@ -20,11 +25,18 @@ class GuardedAttribute(InstrumentedAttribute[Any]):
     field: Field
 
     def __get__(self, instance: Any, owner: Any) -> Any:
-        if instance is not None:
-            scope = purposes.current()
-            if (scope is None or scope.access(self.field.id) is None) and inspect(instance).key is not None:
+        if instance is None:
+            return super().__get__(instance, owner)
+        scope = purposes.current()
+        access = scope.access(self.field.id) if scope is not None else None
+        if scope is None or access is None:
+            if inspect(instance).key is not None:
                 raise not_needed(self.field, scope)
-        return super().__get__(instance, owner)
+            return super().__get__(instance, owner)
+        value = super().__get__(instance, owner)
+        if access.exact or not isinstance(value, GeoPoint | date):
+            return value  # what was loaded for this precision is text or a number
+        return reduce(access.precision, value, cautious_today(instant(scope.clock)))
 
 
 def guard(cls: type, name: str, field: Field) -> None:
@@ -41,8 +53,8 @@ def _class_for(field: Field, key: str) -> type[GuardedAttribute]:
 
     def __get__(self: GuardedAttribute, instance: Any, owner: Any) -> Any:  # noqa: N807
         try:
-            latest().allows[field_id]
-            return instance.__dict__[key]
+            if latest().allows[field_id].exact:
+                return instance.__dict__[key]
         except (AttributeError, KeyError):
             pass  # no purpose, a closed one, not needed, not loaded, or the class itself: decided one by one
         return GuardedAttribute.__get__(self, instance, owner)

@@ -10,8 +10,8 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import Boolean, Column, ColumnElement, FromClause, Select, Table, and_, inspect, not_, or_
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.orm import Mapper, ORMExecuteState, defaultload, defer, with_loader_criteria
-from sqlalchemy.orm.util import AliasedInsp
+from sqlalchemy.orm import Mapper, ORMExecuteState, defaultload, defer
+from sqlalchemy.orm.util import AliasedInsp, LoaderCriteriaOption
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.selectable import Alias, CompoundSelect, Join
@@ -62,6 +62,12 @@ def _compile_mark(mark: Mark, compiler: Any, **_: Any) -> str:
     return "1 = 1"
 
 
+class VisibleRows(LoaderCriteriaOption):
+    """What with_loader_criteria() makes, to be told from the application's own."""
+
+    _traverse_internals = LoaderCriteriaOption._traverse_internals
+
+
 _MARKS = "privkit_marks"
 _bare: WeakKeyDictionary[SQLCompiler, frozenset[str]] = WeakKeyDictionary()
 
@@ -100,9 +106,7 @@ def _build(guard: Guard, scope: purposes.Scope | None) -> Criteria:
     conditions = {table: row_visible(guard, table, table, scope) for table in guard.tables}
     hiding = {table: condition for table, condition in conditions.items() if condition is not None}
     options = (
-        with_loader_criteria(
-            guard.tables[table].mapper.class_, _of_entity(guard, table, condition), include_aliases=True
-        )
+        VisibleRows(guard.tables[table].mapper.class_, _of_entity(guard, table, condition), include_aliases=True)
         for table, condition in hiding.items()
     )
     return Criteria(tuple(options), frozenset(hiding))
@@ -145,7 +149,7 @@ def _refreshing(guard: Guard, scope: purposes.Scope | None, statement: Any, stat
 
 
 def _with_options(guard: Guard, scope: purposes.Scope | None, statement: Any, path: tuple[Any, ...]) -> Any:
-    statement = _without_earlier_criteria(guard, statement)
+    statement = _without_earlier_criteria(statement)
     if isinstance(statement, CompoundSelect):
         statement = statement._generate()
         statement.selects = [each.options(*_deferrals(guard, scope, each, path)) for each in statement.selects]
@@ -155,10 +159,9 @@ def _with_options(guard: Guard, scope: purposes.Scope | None, statement: Any, pa
     return statement.options(*added) if added else statement
 
 
-def _without_earlier_criteria(guard: Guard, statement: Any) -> Any:
+def _without_earlier_criteria(statement: Any) -> Any:
     """A relationship load inherits the criteria under which its parent was loaded, perhaps for another purpose."""
-    ours = {id(option) for criteria in guard.criteria.values() for option in criteria.options}
-    kept = tuple(option for option in statement._with_options if id(option) not in ours)
+    kept = tuple(option for option in statement._with_options if not isinstance(option, VisibleRows))
     if len(kept) == len(statement._with_options):
         return statement
     copy = statement._generate()

@@ -97,6 +97,7 @@ class Guard:
         self._declarations = -1
         self.criteria = Memory()
         self.deferrals = Memory()
+        self.conditions = Memory()
         self.refresh()
 
     def refresh(self) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy.sql import visitors
 from sqlalchemy.sql.lambdas import LambdaElement
 
 from privkit import purposes
-from privkit.errors import PrivkitError
+from privkit.errors import NotProtectedError, PrivkitError
 from privkit.sqlalchemy import criteria, read_gate, write_gate
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.registry import executing, guard_of, register
@@ -22,11 +22,17 @@ def protect(guard: Guard, engine: Engine | AsyncEngine) -> None:
     """Hold every statement of ``engine`` to the rules of ``guard``. Doing it twice changes nothing."""
     sync = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
     known = guard_of(sync.dialect)
+    if known is not None and known is not guard:
+        raise NotProtectedError(
+            "The engine is protected by another Privacy.",
+            "Its models would be left without protection.",
+            "Make one Privacy for all models of an engine: Privacy(models=[Base, OtherBase]).",
+        )
+    if known is guard:
+        return
     register(sync.dialect, guard)
     sync.clear_compiled_cache()
     sync.hide_parameters = True
-    if known is not None:
-        return
     event.listen(sync, "before_execute", before_execute, retval=True)
     event.listen(sync, "before_cursor_execute", before_cursor_execute)
     event.listen(sync, "after_cursor_execute", after_cursor_execute)
@@ -99,12 +105,31 @@ def do_orm_execute(state: ORMExecuteState) -> None:
     criteria.do_orm_execute(guard, state)
     entry = purposes.active()
     if entry is not None:
-        session = weakref.ref(state.session)
-        entry.at_exit(session, lambda: _forget(guard, session()))
+        _remember(guard, entry, state.session)
 
 
-def _forget(guard: Guard, session: Session | None) -> None:
-    """When a purpose ends, its personal attributes leave the objects it loaded; unsaved changes stay."""
+@event.listens_for(Session, "after_flush")
+def after_flush(session: Session, flush_context: Any) -> None:
+    """What was stored in a purpose leaves with it, as what was loaded does."""
+    entry = purposes.active()
+    guard = guard_of(session.get_bind().dialect) if entry is not None and session.bind is not None else None
+    if entry is not None and guard is not None:
+        _remember(guard, entry, session)
+
+
+def _remember(guard: Guard, entry: purposes.Active, session: Session) -> None:
+    held = weakref.ref(session)
+    entry.at_exit(held, lambda: _forget(guard, entry.scope, held()))
+
+
+def _forget(guard: Guard, ended: purposes.Scope, session: Session | None) -> None:
+    """When a purpose ends, its personal attributes leave the objects it loaded; unsaved changes stay.
+
+    What the block around it sees in the same way may stay too.
+    """
+    left = purposes.current()
+    if left is not None and left.groups == ended.groups:
+        return
     for instance in list(session.identity_map.values()) if session is not None else ():
         each = guard.protected(type(instance))
         names = each.model.fields if each is not None else ()

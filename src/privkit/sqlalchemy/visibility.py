@@ -7,7 +7,7 @@ A field past its purpose's keep reads as NULL inside a living row (``readable``)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -80,7 +80,18 @@ def live(attribute: Any) -> ColumnElement[Any]:
 def unexpired(column: ColumnElement[Any], kind: Guarded) -> ColumnElement[Any] | None:
     """Return the condition under which a guarded column may be compared; None when it never expires."""
     guard = kind.guard
-    if guard is None or not _events(guard, kind):
+    if guard is None:
+        return None
+    key = (guard.version, id(column), kind.field.id)
+    known = guard.conditions.get(key)
+    if known is None or known[0] is not column:  # held with its column, so that the id stays this column's
+        known = guard.conditions[key] = (column, _unexpired(guard, column, kind))
+    found: ColumnElement[Any] | None = known[1]
+    return found
+
+
+def _unexpired(guard: Guard, column: ColumnElement[Any], kind: Guarded) -> ColumnElement[Any] | None:
+    if not _events(guard, kind):
         return None
     table, at = _standing(column, kind)
     alive = []
@@ -159,10 +170,15 @@ def cutoff(guard: Guard, field_id: str, event: str) -> datetime:
     access = scope.access(field_id) if scope is not None else None
     if access is None:
         return MAXIMUM
-    if None in access.keeps:
-        return MINIMUM
     now = guard.now()
-    return min((keep.period.cutoff(now) for keep in access.keeps if keep and keep.after == event), default=MAXIMUM)
+    return max(_cutoff_of(group, event, now) for group in access.keeps)
+
+
+def _cutoff_of(keeps: Iterable[Keep | None], event: str, now: datetime) -> datetime:
+    """Of purposes that are in force together the most lenient counts; of nested blocks, the strictest."""
+    if None in keeps:
+        return MINIMUM
+    return min((keep.period.cutoff(now) for keep in keeps if keep and keep.after == event), default=MAXIMUM)
 
 
 def _standing(column: ColumnElement[Any], kind: Guarded) -> tuple[Table, FromClause]:

@@ -1,0 +1,99 @@
+"""``privkit plan`` and ``privkit status``: what is due, seen and not touched."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.program import Project
+
+DUE = {"trips": 30, "trips.start": 0, "riders.email": 20, "riders.name": 20, "riders.born": 20, "riders.home": 20}
+
+
+def counts(shown: str) -> dict[str, int]:
+    """The first number of each line of a table that begins with a name."""
+    words = [line.split() for line in shown.splitlines()]
+    return {line[0]: int(line[1].replace(",", "")) for line in words if len(line) > 1 and line[1][0].isdigit()}
+
+
+def digest(project: Project) -> str:
+    return hashlib.sha256((project.folder / "rides.sqlite").read_bytes()).hexdigest()
+
+
+def test_a_plan_counts_what_is_due_per_table_and_field(project: Project) -> None:
+    ended = project.run("plan")
+    assert (0, "") == (ended.code, ended.err)
+    assert DUE | {"total": 110} == counts(ended.out)
+
+
+def test_a_plan_says_what_becomes_of_it_by_which_rule_and_when(project: Project) -> None:
+    ended = project.run("plan", COLUMNS="200")
+    assert "Due at 2026-06-01 12:00:00 UTC" in ended.out
+    lines = {line.split()[0]: line for line in ended.out.splitlines() if line.strip()}
+    assert "deleted with its row" in lines["trips"]
+    assert "navigation: P1D after trip_ended" in lines["trips"]
+    assert "pseudonymised in domain 'name'" in lines["riders.name"]
+    assert "account: P30D after account_closed" in lines["riders.name"]
+
+
+def test_a_plan_changes_nothing(project: Project) -> None:
+    before = digest(project)
+    project.run("plan", "--out", "plan.json")
+    assert before == digest(project)
+
+
+@pytest.mark.parametrize(
+    ("at", "due"),
+    [
+        ("2026-01-01T23:59:59Z", 0),
+        ("2026-01-02T01:00:00+01:00", 40),
+        ("2026-05-02T00:00:00Z", 110),
+        ("0001-01-01T00:00:00Z", 0),
+        ("9999-12-31T23:59:59Z", 110),
+    ],
+)
+def test_a_plan_is_for_the_instant_it_is_asked_for(project: Project, at: str, due: int) -> None:
+    ended = project.run("plan", "--at", at)
+    assert (0, "") == (ended.code, ended.err)
+    assert due == counts(ended.out)["total"]
+
+
+@pytest.mark.parametrize("at", ["yesterday", "2026-01-31T00:00:00", "0001-01-01T00:00:00+23:59"])
+def test_an_instant_that_is_none_is_refused_with_an_example(project: Project, at: str) -> None:
+    ended = project.run("plan", "--at", at)
+    assert (2, "") == (ended.code, ended.out)
+    assert "PK901: --at is not an ISO 8601 instant with a time zone." in ended.err
+    assert "Example: --at 2026-01-31T00:00:00Z" in ended.err
+
+
+def test_a_plan_that_is_written_holds_what_was_shown(project: Project) -> None:
+    ended = project.run("plan", "--out", "plan.json")
+    document = json.loads((project.folder / "plan.json").read_text())
+    steps = {step["table"] + (f".{step['field']}" if step["field"] else ""): step["due"] for step in document["steps"]}
+    assert "written: plan.json" in ended.out
+    assert DUE == steps
+
+
+@pytest.mark.parametrize("out", ["nowhere/plan.json", "."])
+def test_a_plan_that_cannot_be_written_is_no_success(project: Project, out: str) -> None:
+    ended = project.run("plan", "--out", out)
+    assert 2 == ended.code
+    assert f"{Path(out)} cannot be written" in ended.err
+
+
+def test_a_plan_needs_no_keys(project: Project) -> None:
+    (project.folder / "keys.json").unlink()
+    assert 110 == counts(project.run("plan").out)["total"]
+
+
+def test_status_prints_the_overdue_number_and_is_red(project: Project) -> None:
+    ended = project.run("status")
+    assert (1, "overdue: 110\n", "") == (ended.code, ended.out, ended.err)
+
+
+def test_status_is_green_when_nothing_is_overdue(project: Project) -> None:
+    ended = project.run("status", RIDES_NOW="2026-01-01T12:00:00+00:00")
+    assert (0, "overdue: 0\n", "") == (ended.code, ended.out, ended.err)

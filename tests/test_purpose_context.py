@@ -1,0 +1,96 @@
+"""A purpose is in force in its own block only: no task that outlives it, and no waiting generator, keeps it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from privkit import FileKeyring, Privacy, purposes
+from privkit.errors import MappingError
+from tests.sqlalchemy.rides import POLICY, Base
+
+
+@pytest.fixture
+def privacy(tmp_path: Path) -> Privacy:
+    return Privacy(POLICY, Base, FileKeyring(tmp_path / "keys.json"))
+
+
+def names() -> tuple[str, ...]:
+    scope = purposes.current()
+    return scope.names if scope is not None else ()
+
+
+def test_a_suspended_generator_does_not_leave_its_purpose_to_its_caller(privacy: Privacy) -> None:
+    seen = []
+
+    def rides() -> Iterator[int]:
+        with privacy.purpose("pickup"):
+            seen.append(names())
+            yield 1
+            seen.append(names())
+            yield 2
+
+    generator = rides()
+    assert next(generator) == 1
+    assert names() == ()
+    with privacy.purpose("account"):
+        assert names() == ("account",)
+        assert next(generator) == 2
+        assert names() == ("account",)
+    generator.close()
+    assert names() == ()
+    assert seen == [("pickup",), ("account",)]  # resumed inside a block, it works under that block
+
+
+async def test_a_suspended_async_generator_does_not_either(privacy: Privacy) -> None:
+    async def rides() -> AsyncIterator[tuple[str, ...]]:
+        with privacy.purpose("pickup"):
+            yield names()
+
+    async for inside in rides():
+        assert inside == ("pickup",)
+        assert names() == ()
+    assert names() == ()
+
+
+async def test_a_task_that_outlives_the_block_has_no_purpose(privacy: Privacy) -> None:
+    leave = asyncio.Event()
+
+    async def later() -> tuple[str, ...]:
+        await leave.wait()
+        return names()
+
+    with privacy.purpose("pickup"):
+        task = asyncio.create_task(later())
+        await asyncio.sleep(0)
+    leave.set()
+    assert await task == ()
+
+
+async def test_one_block_object_serves_two_tasks_at_once(privacy: Privacy) -> None:
+    block = privacy.purpose("pickup")
+    inside, gone = asyncio.Event(), asyncio.Event()
+
+    async def first() -> tuple[tuple[str, ...], tuple[str, ...]]:
+        with block:
+            await inside.wait()
+            before = names()
+        gone.set()
+        return before, names()
+
+    async def second() -> tuple[str, ...]:
+        with block:
+            inside.set()
+            await gone.wait()
+            return names()
+
+    assert await asyncio.gather(first(), second()) == [(("pickup",), ()), ("pickup",)]
+
+
+def test_a_generator_cannot_be_decorated(privacy: Privacy) -> None:
+    def rides() -> Iterator[int]:
+        yield 1
+
+    with pytest.raises(MappingError):
+        privacy.purpose("pickup")(rides)
