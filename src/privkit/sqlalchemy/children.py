@@ -107,19 +107,20 @@ def with_consent(
     None where the table's data subjects are not declared to be possibly children, or no purpose needs consent.
     """
     needing = tuple(name for name in purposes if guard.policy.purposes[name].children != "allowed")
-    subject = _subject(guard, table)
+    subject = subject_of(guard, table)
     if not needing or subject is None or subject.model.child is None:
         return None
     return _through(guard, table, at, lambda row: _allowed(guard, row, needing, today))
 
 
-def _subject(guard: Guard, table: Table) -> Protected | None:
+def subject_of(guard: Guard, table: Table) -> Protected | None:
+    """Return the class of the data subjects that rows of ``table`` are about, or None where they are about nobody."""
     if guard.tables[table].model.data_subject:
         return guard.tables[table]
     if not guard.tables[table].model.owners and guard.tables[table].mapper.inherits is None:
         return None
     step = hop(guard, table)
-    return _subject(guard, step.target) if step is not None and step.target in guard.tables else guard.tables[table]
+    return subject_of(guard, step.target) if step is not None and step.target in guard.tables else guard.tables[table]
 
 
 def _through(

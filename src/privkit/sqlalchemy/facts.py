@@ -20,6 +20,7 @@ from sqlalchemy.sql.elements import (
     BinaryExpression,
     ClauseList,
     ColumnClause,
+    TableValuedColumn,
     UnaryExpression,
     _textual_label_reference,
 )
@@ -216,6 +217,8 @@ def _is_text(node: Any, place: _Place) -> bool:
         return place is _Place.NAMED
     if isinstance(node, TableClause):
         return not isinstance(node, Table)
+    if isinstance(node, TableValuedColumn):
+        return True  # a whole row as one value
     if isinstance(node, BinaryExpression | UnaryExpression):
         return isinstance(node.operator, custom_op) or isinstance(getattr(node, "modifier", None), custom_op)
     if isinstance(node, SelectBase):

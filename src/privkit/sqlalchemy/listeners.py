@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import weakref
 from typing import Any
 
@@ -94,6 +95,13 @@ def handle_error(context: Any) -> None:
         raise context.original_exception
     if wrapped is not None:
         wrapped.params = None
+        for error in (wrapped, context.original_exception):
+            error.args = tuple(_without_detail(part) for part in error.args)
+
+
+def _without_detail(part: Any) -> Any:
+    """A driver's DETAIL and CONTEXT lines quote the row; its first line names constraint and table."""
+    return re.split(r"\n(?:DETAIL|CONTEXT|HINT|LINE \d+):", part)[0] if isinstance(part, str) else part
 
 
 @event.listens_for(Session, "do_orm_execute")

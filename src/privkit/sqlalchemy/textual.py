@@ -18,8 +18,11 @@ from sqlglot.errors import SqlglotError
 
 from privkit.errors import StatementRefused
 from privkit.sqlalchemy.guard import OWN_ALIAS, Guard
+from privkit.sqlalchemy.mapping import ADULT_COLUMN, KEY_COLUMN
 from privkit.sqlalchemy.types import field_of
 
+_OWN = (KEY_COLUMN, ADULT_COLUMN)
+_WRITES = re.compile(r"\b(insert|update|delete|truncate|merge|drop|alter|replace)\b", re.IGNORECASE)
 _DIALECTS = {"postgresql": "postgres"}
 
 
@@ -27,12 +30,16 @@ def check(guard: Guard, dialect: Dialect, statement: str) -> None:
     """Raise StatementRefused when SQL text may touch a personal field."""
     protected = {table.name.lower(): table for table in guard.tables}
     named = [name for name in protected if re.search(rf"(?<![\w]){re.escape(name)}(?![\w])", statement, re.IGNORECASE)]
+    if re.search(rf"(?<![\w]){OWN_ALIAS}\w+", statement) and _WRITES.search(statement):
+        raise _refused("privkit's own tables", "keys, consent or evidence")
     if not named:
         return
     columns = _columns(statement, _DIALECTS.get(dialect.name, dialect.name))
     for name in named:
         for column in protected[name].columns:
             field = field_of(column)
+            if column.name in _OWN and (columns is None or column.name in columns):
+                raise _refused(name, f"{name}.{column.name}")
             if field is not None and (columns is None or "*" in columns or column.name.lower() in columns):
                 raise _refused(name, str(field) if columns is not None else None)
 
@@ -76,6 +83,11 @@ def _mentioned(tree: Any) -> set[str]:
     for star in tree.find_all(exp.Star):
         if not isinstance(star.parent, exp.Count):
             names.add("*")
+    tables = {table.alias_or_name.lower() for table in tree.find_all(exp.Table)}
+    if any(column.name.lower() in tables for column in tree.find_all(exp.Column)):
+        names.add("*")  # a whole row, as in row_to_json(r)
+    if any(alias.columns for alias in tree.find_all(exp.TableAlias)):
+        names.add("*")  # the columns go by other names
     for insert in tree.find_all(exp.Insert):
         if not isinstance(insert.this, exp.Schema):
             names.add("*")

@@ -17,7 +17,7 @@ from sqlalchemy.sql import operators, sqltypes
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from privkit.catalog import Field
-from privkit.errors import NotProtectedError, PrivkitError, SearchError, StatementRefused
+from privkit.errors import MappingError, NotProtectedError, PrivkitError, SearchError, StatementRefused
 from privkit.location import GeoPoint
 from privkit.markers import BirthDate, Equality, Location, Nearby, Personal
 from privkit.sqlalchemy.registry import guard_of
@@ -74,10 +74,18 @@ class Guarded(TypeDecorator[Any]):
         self.field = field
         self.plain = plain
         self.guard: Guard | None = None
+        self.sealed = False
         self.decide(None, sealed=sealed_by_default(field.marker))
 
     def decide(self, guard: Guard | None, *, sealed: bool) -> None:
         """Store the field as envelopes, or as the model declared it, under the rules of ``guard``."""
+        if self.guard is not None and guard is not None and self.guard is not guard and self.sealed != sealed:
+            raise MappingError(
+                f"{self.field} is sealed under one Privacy and not under another of this process.",
+                "Each would read what the other wrote as damaged.",
+                "Make one Privacy for the models, or give both policies the same seal for the category.",
+                field=self.field.id,
+            )
         self.guard, self.sealed = guard, sealed
         self.impl = LargeBinary() if sealed else self.plain  # type: ignore[assignment]
         for memo in ("impl_instance", "comparator_factory"):

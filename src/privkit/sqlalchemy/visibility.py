@@ -46,8 +46,8 @@ def readable(column: ColumnElement[Any], kind: Guarded) -> ColumnElement[Any]:
     For a sealed column it also compares the envelope's key id with the row's data subject's; where they
     differ only one byte comes back, which no processor opens.
     """
-    guard = kind.guard
-    if guard is None:
+    guard = executing.get() or kind.guard
+    if guard is None or kind.guard is None:
         return column
     table, at = _standing(column, kind)
     dead = expired(guard, kind, table, at)

@@ -11,13 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Insert, Table, Update, false, select, true, tuple_
+from sqlalchemy import Connection, Insert, Table, Update, false, func, select, true, tuple_
 
 from privkit import purposes
 from privkit.clock import as_utc
 from privkit.consent.age import cautious_today
 from privkit.crypto import SubjectKey
 from privkit.crypto.aead import nonces
+from privkit.deidentify import leaves_residue
 from privkit.errors import ConsentRequired, StatementRefused
 from privkit.location import GeoPoint, cell_int
 from privkit.markers import Nearby
@@ -43,8 +44,12 @@ def before_execute(guard: Guard, connection: Connection, statement: Any, many: A
     _store_event_times(guard, table, parameters)
     if isinstance(statement, Insert):
         _seal_insert(guard, connection, table, guarded, parameters)
-    elif any(_touches(guard, each, table, guarded) for each in parameters):
-        statement = _seal_update(guard, connection, table, guarded, statement, parameters)
+    else:
+        for row in parameters:
+            _forget_residues(guarded, table, row)
+        known = children.subject_of(guard, table) is not None
+        if known and any(_touches(guard, each, table, guarded) for each in parameters):
+            statement = _seal_update(guard, connection, table, guarded, statement, parameters)
     if len(parameters) > 1:
         return statement, parameters, {}
     return statement, [], parameters[0] if parameters else {}
@@ -77,10 +82,11 @@ def _store_event_times(guard: Guard, table: Table, parameters: Parameters) -> No
 
 
 def _touches(guard: Guard, row: Mapping[str, Any], table: Table, guarded: Mapping[str, Guarded]) -> bool:
+    """Whether an UPDATE has to know whose row it changes."""
     child = guard.tables[table].model.child
-    sealed = any(name in row for name, kind in guarded.items() if kind.sealed)
     moved = child is not None and child.country in row
-    return sealed or moved or any(is_owner_column(table, each) and each.key in row for each in table.columns)
+    personal = any(name in row for name in guarded)
+    return moved or personal or any(is_owner_column(table, each) and each.key in row for each in table.columns)
 
 
 def _seal_insert(
@@ -92,11 +98,19 @@ def _seal_insert(
             assert key is not None
             row[KEY_COLUMN] = key.id
         children.store_ages(guard, table, parameters)
-    elif any(kind.sealed for kind in guarded.values()):
+    elif children.subject_of(guard, table) is not None:
         owners = _owners_of_new_rows(guard, connection, table, parameters)
     else:
         owners = [None] * len(parameters)
     _seal_rows(guard, guarded, parameters, owners)
+
+
+def _forget_residues(guarded: Mapping[str, Guarded], table: Table, row: dict[str, Any]) -> None:
+    """A field that is written anew has not been de-identified: its next end of life has to be seen."""
+    for name, kind in guarded.items():
+        residue = f"{table.columns[name].name}_residue"
+        if name in row and leaves_residue(kind.field.marker.then) and residue in table.columns:
+            row[residue] = None
 
 
 def _seal_rows(
@@ -240,9 +254,10 @@ def _subjects_reached(
     guard: Guard, connection: Connection, table: Table, statement: Update, row: Mapping[str, Any]
 ) -> set[bytes | None]:
     """Return the key ids of up to three data subjects whose rows the WHERE matches; None: a row without an owner."""
-    query = select(owner_key(guard, table, table), _consented(guard, table, table)).distinct().limit(3)
+    consented = func.coalesce(_consented(guard, table, table), false()).label("consented")
+    query = select(owner_key(guard, table, table), consented).distinct().order_by(consented).limit(3)
     rows = _read(connection, *matching(statement, query, row))
-    if not all(consented for key_id, consented in rows if key_id is not None):
+    if not all(given for key_id, given in rows if key_id is not None):
         raise _no_consent(table)
     return {bytes(key_id) if key_id is not None else None for key_id, _ in rows}
 
