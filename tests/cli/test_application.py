@@ -116,7 +116,7 @@ def test_no_database_is_an_error_with_the_three_ways_to_name_one(project: Projec
         ("rides.sqlite", "cannot be used (ArgumentError)"),
         (f"nosuch://rider:{PASSWORD}@host/rides", "cannot be used (NoSuchModuleError)"),
         (f"postgresql+psycopg://rider:x@host:{PASSWORD}/rides", "cannot be used (ValueError)"),
-        (f"mysql+pymysql://rider:{PASSWORD}@host/rides", "cannot be used (ModuleNotFoundError)"),
+        (f"oracle+cx_oracle://rider:{PASSWORD}@host/rides", "cannot be used (ModuleNotFoundError)"),
         (f"postgresql+asyncpg://rider:{PASSWORD}@host/rides", "names an asynchronous driver (asyncpg)"),
         ("sqlite:///mistyped.sqlite", "There is no database file at mistyped.sqlite."),
         ("sqlite://", "There is no database file at the empty path."),

@@ -104,6 +104,9 @@ def test_another_keyring_opens_nothing(database_url: str, tmp_path: Path) -> Non
     other = ride_service(database_url, tmp_path / "other", Clock())
     with other.privacy.purpose("pickup"), Session(other.engine) as session:
         refuses(SealedError, lambda: session.scalars(select(Rider.home)).all())
+    with other.privacy.purpose(*SIGN_UP), Session(other.engine) as session:
+        refuses(SealedError, lambda: session.scalars(select(Rider.id).where(Rider.email == EMAIL)).all())
+        refuses(SealedError, lambda: session.execute(insert(Rider), [{"name": "N", "email": "e", "country": "GB"}]))
     service.engine.dispose()
     other.engine.dispose()
 

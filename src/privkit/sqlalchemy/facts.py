@@ -29,7 +29,7 @@ from sqlalchemy.sql.selectable import AliasedReturnsRows, CompoundSelect, Select
 from sqlalchemy.sql.visitors import ExternallyTraversible
 
 from privkit.catalog import Field
-from privkit.sqlalchemy.types import COVERED, Guarded, field_of, original
+from privkit.sqlalchemy.types import COVERED, Guarded, SearchIndex, field_of, original
 
 CRITERION = "for_loader_criteria"
 """SQLAlchemy's annotation of criteria that with_loader_criteria() added, which it keeps when it adapts them."""
@@ -43,7 +43,8 @@ class Facts:
     """What the gates need to know of a statement.
 
     ``uncovered``: used without their expiry condition. ``sealed_at``: positions of sealed values in its rows.
-    ``mixed``: a field that one arm of a union returns where another returns something else.
+    ``searches``: by a search index. ``mixed``: a field that one arm of a union returns where another returns
+    something else.
     """
 
     selected: dict[str, Field] = field(default_factory=dict)
@@ -52,6 +53,7 @@ class Facts:
     tables: set[Table] = field(default_factory=set)
     sealed_at: tuple[int, ...] = ()
     textual: bool = False
+    searches: bool = False
     mixed: Field | None = None
 
     @property
@@ -205,6 +207,7 @@ def _note_column(column: Any, facts: Facts, place: _Place) -> None:
             facts.selected[found.id] = found
         else:
             facts.used[found.id] = found
+            facts.searches = facts.searches or isinstance(base.type, SearchIndex)
             if COVERED not in column._annotations:
                 facts.uncovered[found.id] = found
 

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from sqlalchemy import Table
+from sqlalchemy import Dialect, Table
 from sqlalchemy.orm import Mapper
 from sqlalchemy.sql.selectable import NamedFromClause
 
@@ -93,6 +94,7 @@ class Guard:
         self.rules: dict[str, FieldRule] = {}
         self.classes: dict[type, Protected] = {}
         self.tables: dict[Table, Protected] = {}
+        self.proven: WeakKeyDictionary[Dialect, Keyring] = WeakKeyDictionary()
         self.version = 0
         self._declarations = -1
         self.criteria = Memory()

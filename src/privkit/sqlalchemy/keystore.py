@@ -10,11 +10,28 @@ from sqlalchemy import Connection, insert, select
 
 from privkit.crypto import SubjectKey
 from privkit.errors import ShreddedError
+from privkit.purposes import internally
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.tables import KEY
 
 CHUNK = 1000 if sqlite_version_info >= (3, 32) else 500
 """How many ids go into one IN list; SQLite before 3.32 allows 999 variables."""
+
+
+def verify_keyring(connection: Connection, guard: Guard) -> None:
+    """Open one key of this database, once for each engine and keyring: under another keyring every search misses.
+
+    Raises SealedError or KeyringError where the keyring is not the one that the database was written with.
+    """
+    if guard.proven.get(connection.dialect) is guard.keyring:
+        return
+    table = guard.own_table(KEY)
+    query = select(table.c.id, table.c.wrapped).where(table.c.wrapped.is_not(None)).limit(1)
+    with internally():
+        row = connection.execute(query).first()
+    if row is not None:
+        guard.keyring.unwrap(bytes(row.id), bytes(row.wrapped))
+        guard.proven[connection.dialect] = guard.keyring
 
 
 def load(connection: Connection, guard: Guard, ids: Iterable[bytes]) -> list[SubjectKey]:
@@ -56,6 +73,7 @@ def for_sealing(connection: Connection, guard: Guard, ids: Iterable[bytes]) -> d
 
 def create(connection: Connection, guard: Guard, count: int) -> list[SubjectKey]:
     """Create keys for new data subjects, in the transaction of ``connection``."""
+    verify_keyring(connection, guard)
     keys = [SubjectKey.new() for _ in range(count)]
     now = guard.now()
     rows: list[dict[str, Any]] = [

@@ -38,6 +38,8 @@ def before_cursor_execute(guard: Guard, connection: Connection, statement: str, 
         views.check(guard, connection, (table.name for table in strangers))
     if facts.personal:
         check(guard, facts, scope)
+    if facts.searches:
+        keystore.verify_keyring(connection, guard)
     returns = bool(facts.selected) if compiled.isupdate or compiled.isdelete else not compiled.isinsert
     if returns and not facts.textual:
         _check_rows(guard, compiled, statement, scope)
