@@ -122,7 +122,7 @@ class MasterKeyring(Keyring):
                 raise KeyringError(
                     f"Generation {generation} is the current one and cannot be destroyed.",
                     "It wraps new keys, and every key that was not wrapped anew.",
-                    "Add a generation, wrap all keys anew, then destroy the old one: privkit keys roll",
+                    "Call add_generation(), wrap all keys anew, then destroy the old one.",
                     generation=generation,
                 )
             return document.without_generation(generation)
