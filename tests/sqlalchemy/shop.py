@@ -6,6 +6,7 @@ import enum
 import sqlite3
 import struct
 import uuid
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -23,18 +24,27 @@ from sqlalchemy import (
     Numeric,
     String,
     Table,
+    TypeDecorator,
     create_engine,
     event,
+    func,
+    make_url,
 )
+from sqlalchemy.ext.associationproxy import AssociationProxy, association_proxy
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
     MappedAsDataclass,
     Session,
+    column_property,
+    composite,
     deferred,
     mapped_column,
+    query_expression,
     relationship,
+    synonym,
 )
 
 from privkit import (
@@ -56,7 +66,7 @@ from privkit import (
     not_personal,
     owned_by,
 )
-from tests.databases import raw_rows
+from tests.databases import libpq, raw_rows
 
 POLICY = """\
 privkit: 1
@@ -78,7 +88,20 @@ class Mood(enum.Enum):
     """How a person is."""
 
     GOOD = "planted-mood-good"
-    BAD = "planted-mood-bad"
+    PLANTED_BAD = "planted-mood-bad"
+
+
+class Loud(TypeDecorator[str]):
+    """Text that is stored in capitals and read in small letters."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Any) -> str | None:
+        return None if value is None else value.upper()
+
+    def process_result_value(self, value: str | None, dialect: Any) -> str | None:
+        return None if value is None else value.lower()
 
 
 class Base(DeclarativeBase):
@@ -133,6 +156,8 @@ class Person(Base):
     likes: Mapped[Annotated[dict[str, Any] | None, plain()]] = mapped_column(JSON)
     opted: Mapped[Annotated[bool | None, plain()]]
     diary: Mapped[Annotated[str | None, sealed()]] = deferred(mapped_column())
+    creed: Mapped[Annotated[str | None, sealed()]] = mapped_column(Loud())
+    motto: Mapped[Annotated[str | None, plain()]] = mapped_column(Loud())
     answer: Mapped[Annotated[str | None, ANSWER]]
     rank: Mapped[int | None]
     closed_at: Mapped[datetime | None]
@@ -244,6 +269,104 @@ class Card(MappedAsDataclass, Base):
     closed_at: Mapped[datetime | None] = mapped_column(default=None)
 
 
+@dataclass
+class Place:
+    """A composite of two fields."""
+
+    street: str | None
+    town: str | None
+
+
+@dataclass
+class Birth:
+    """A composite of a field that a purpose may see coarsely, and of what is not personal."""
+
+    day: Any
+    closed: datetime | None
+
+
+@data_subject
+@events(closed="closed_at")
+@not_personal("id", "closed_at", because="row id and event time")
+class Member(Base):
+    """A data subject whose fields have more than one name."""
+
+    __tablename__ = "members"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    street: Mapped[Annotated[str | None, sealed("user.contact.address")]]
+    town: Mapped[Annotated[str | None, plain()]] = mapped_column(String(80))
+    born: Mapped[Annotated[date | None, NAMED_ON]]
+    closed_at: Mapped[datetime | None]
+    place: Mapped[Place] = composite("street", "town")
+    birth: Mapped[Birth] = composite("born", "closed_at")
+    alley: Mapped[str | None] = synonym("street")
+    burgh: Mapped[str | None] = synonym("town")
+    capitals: Mapped[str | None] = column_property(func.upper(town))
+    said: Mapped[str | None] = query_expression()
+    parcels: Mapped[list[Parcel]] = relationship(back_populates="member")
+
+    @hybrid_property
+    def lane(self) -> str | None:
+        """The street, as it is."""
+        return self.street
+
+    @hybrid_property
+    def loud(self) -> str | None:
+        """The town in capitals."""
+        return self.town and self.town.upper()
+
+    @loud.inplace.expression
+    @classmethod
+    def _loud(cls) -> Any:
+        return func.upper(cls.town)
+
+
+@owned_by("member")
+@events(closed="member.closed_at")
+@not_personal("id", because="row id")
+class Parcel(Base):
+    """Shows fields of its owner as its own."""
+
+    __tablename__ = "parcels"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    member_id: Mapped[int] = mapped_column(ForeignKey("members.id"))
+    member: Mapped[Member] = relationship(back_populates="parcels")
+    wish: Mapped[Annotated[str | None, plain()]]
+    street: AssociationProxy[str | None] = association_proxy("member", "street")
+    town: AssociationProxy[str | None] = association_proxy("member", "town")
+
+
+@data_subject
+@events(closed="closed_at")
+@not_personal("id", "closed_at", because="row id and event time")
+class Ticket(Base):
+    """Has fields that Python fills in."""
+
+    __tablename__ = "tickets"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    code: Mapped[Annotated[str | None, sealed()]] = mapped_column(default="planted code")
+    mail: Mapped[Annotated[str | None, sealed(search=Equality("email"))]] = mapped_column(
+        default=lambda: "planted@tickets.example"
+    )
+    about: Mapped[Annotated[str | None, sealed()]] = mapped_column(
+        default=lambda context: f"planted {context.get_current_parameters()['id']}"
+    )
+    seat: Mapped[Annotated[str | None, plain()]] = mapped_column(default="a seat")
+    closed_at: Mapped[datetime | None]
+
+
+@data_subject
+@events(closed="closed_at")
+@not_personal("id", "closed_at", because="row id and event time")
+class Stub(Base):
+    """Has fields that the database would fill in."""
+
+    __tablename__ = "stubs"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    code: Mapped[Annotated[str | None, sealed()]] = mapped_column(server_default="planted code")
+    closed_at: Mapped[datetime | None]
+
+
 class Guest:
     """Somebody else's class: mapped imperatively, and annotated from outside."""
 
@@ -274,12 +397,13 @@ PLANTED: dict[str, Any] = {
     "born": date(1987, 6, 5),
     "seen_at": datetime(2025, 12, 24, 18, 30, 15, 123456, tzinfo=timezone(timedelta(hours=2))),
     "local_at": datetime(2025, 11, 23, 7, 8, 9, 654321),
-    "mood": Mood.BAD,
+    "mood": Mood.PLANTED_BAD,
     "token": uuid.UUID("b3b8a4a2-59c1-4f26-9a52-6ad2f4a64b11"),
     "extra": {"planted": ["json", {"ü": None}], "n": 71.828125},
     "vip": False,
     "home": GeoPoint(51.501364, -0.141890),
     "diary": "planted diary",
+    "creed": "planted Creed",
 }
 """A value for every sealed field of a person."""
 
@@ -294,13 +418,14 @@ PLAIN: dict[str, Any] = {
     "badge": uuid.UUID(int=7),
     "likes": {"tea": True},
     "opted": True,
+    "motto": "plain motto",
 }
 """A value for every unsealed field of a person."""
 
 LEFTOVERS: tuple[bytes, ...] = (
     b"planted",
     b"Zo\xc3\xab",
-    b"BAD",
+    b"PLANTED",
     b"5432.1",
     b"71.828125",
     struct.pack(">d", 71.828125),
@@ -333,6 +458,24 @@ class Shop:
         """A new session."""
         return Session(self.engine)
 
+    @property
+    def async_url(self) -> str:
+        """The same database for asyncio: aiosqlite or asyncpg."""
+        return self.url.replace("sqlite:", "sqlite+aiosqlite:").replace("+psycopg:", "+asyncpg:")
+
+    def reset(self) -> None:
+        """Empty every table through the plain driver, and set the clock back."""
+        script = ";".join(f"DELETE FROM {table.name}" for table in reversed(Base.metadata.sorted_tables))
+        where = make_url(self.url)
+        if where.get_backend_name() == "sqlite":
+            with closing(sqlite3.connect(str(where.database))) as lite:
+                lite.executescript(f"PRAGMA synchronous = OFF; {script}")
+        else:
+            with psycopg.connect(libpq(where), autocommit=True) as connection:
+                connection.execute(script)
+        self.now = START
+        self.wire.clear()
+
     def stored(self, table: str) -> list[tuple[Any, ...]]:
         """Every column of a table as the driver gives it."""
         return raw_rows(self.url, f"SELECT * FROM {table}")
@@ -348,7 +491,9 @@ def open_shop(url: str, folder: Path) -> Shop:
     wire = Wire()
     lite = url.startswith("sqlite")
     engine = create_engine(url, connect_args={"factory": wire.sqlite_connection()} if lite else {})
-    if not lite:
+    if lite:
+        event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
+    else:
         event.listen(engine, "connect", lambda connection, _: wire.listen_to(connection))
     shop: Shop = Shop(url, engine, _privacy(folder, lambda: shop.now), wire)
     shop.privacy.protect(engine)

@@ -7,7 +7,7 @@ from datetime import date
 from typing import Any
 
 from sqlalchemy import inspect
-from sqlalchemy.orm import InstrumentedAttribute, Mapper
+from sqlalchemy.orm import CompositeProperty, InstrumentedAttribute, Mapper
 
 from privkit import purposes
 from privkit.catalog import Field
@@ -60,6 +60,30 @@ def _class_for(field: Field, key: str) -> type[GuardedAttribute]:
         return GuardedAttribute.__get__(self, instance, owner)
 
     return type("GuardedAttribute", (GuardedAttribute,), {"__slots__": (), "field": field, "__get__": __get__})
+
+
+def guard_composites(cls: type) -> None:
+    """Have the composites of ``cls`` ask for each of their fields, whatever value they keep."""
+    for attribute in list(vars(cls).values()):
+        composite = getattr(attribute, "original_property", None)
+        if isinstance(composite, CompositeProperty) and not isinstance(attribute.descriptor, _Composed):
+            held = attribute.descriptor
+            attribute.descriptor = _Composed(_composed(composite, held), held.fset, held.fdel)
+
+
+class _Composed(property):
+    """A composite's own descriptor, with the check in front."""
+
+
+def _composed(composite: CompositeProperty[Any], held: Any) -> Any:
+    def fget(instance: Any) -> Any:
+        values = tuple(getattr(instance, each.key) for each in composite.props)
+        found = held.fget(instance)
+        if found is None or values == tuple(composite._composite_values_from_instance(found)):
+            return found
+        return composite.composite_class(*values)  # it was made under a purpose that sees more of it, or less
+
+    return fget
 
 
 def load_within_purpose(mapper: Mapper[Any], fields: Mapping[str, Field]) -> None:

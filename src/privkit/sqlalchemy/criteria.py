@@ -18,6 +18,7 @@ from sqlalchemy.sql.selectable import Alias, CompoundSelect, Join
 from sqlalchemy.sql.visitors import InternalTraversal
 
 from privkit import purposes
+from privkit.catalog import Field
 from privkit.consent.age import cautious_today
 from privkit.errors import StatementRefused
 from privkit.sqlalchemy import children, textual
@@ -173,13 +174,25 @@ def _deferrals(
     guard: Guard, scope: purposes.Scope | None, statement: Select[Any], path: tuple[Any, ...]
 ) -> Iterator[Any]:
     """Defer what ``scope`` does not need. ``path`` leads to the entity when a relationship is being loaded."""
+    _refuse_naming(guard, scope, statement)
+    given = {tuple(element.path.path) for element in _elements(statement) if "deferred" in _strategy(element)}
+    for option in _needed_deferrals(guard, scope, statement, path):
+        if not given.isdisjoint(tuple(element.path.path) for element in option.context):
+            # SQLAlchemy takes one strategy for an attribute: where the statement has its own, that one stands.
+            option = option._generate()
+            option.context = tuple(each for each in option.context if tuple(each.path.path) not in given)
+        yield option
+
+
+def _needed_deferrals(
+    guard: Guard, scope: purposes.Scope | None, statement: Select[Any], path: tuple[Any, ...]
+) -> Iterator[Any]:
     if path:
         yield from _path_deferrals(guard, scope, path)
     for described in _descriptions(statement) if not path else ():
         entity = described.get("entity")
         if entity is not None and (described["expr"] is entity or isinstance(described["expr"], Mapper)):
             yield from _entity_deferrals(guard, scope, entity)
-    _refuse_undeferring(guard, scope, statement)
     for path in _joined_paths(statement):
         yield from _path_deferrals(guard, scope, path)
 
@@ -192,24 +205,50 @@ def _descriptions(statement: Select[Any]) -> list[Any]:
         return []
 
 
-def _refuse_undeferring(guard: Guard, scope: purposes.Scope | None, statement: Select[Any]) -> None:
+def _refuse_naming(guard: Guard, scope: purposes.Scope | None, statement: Select[Any]) -> None:
     """undefer() and load_only() name a field on purpose, so a field that is not needed is an error there."""
+    for element in _elements(statement):
+        columns = getattr(element.path.path[-1], "columns", None)
+        field = field_of(columns[0]) if columns and _strategy(element).get("deferred") is False else None
+        if field is not None and (scope is None or scope.access(field.id) is None):
+            raise not_needed(field, scope)
+        expressions = element._extra_criteria if _strategy(element).get("query_expression") else ()
+        named = [field for each in expressions for field in personal_fields(each)]
+        if named:
+            raise StatementRefused(
+                f"with_expression() would put {named[0]} on an attribute that no marker knows.",
+                "The object would keep the value when its purpose ends.",
+                "Select the expression beside the entity: select(Model, expression).",
+                field=named[0].id,
+            )
+
+
+def personal_fields(expression: ColumnElement[Any]) -> list[Field]:
+    """Return the fields that an SQL expression is made of."""
+    found = map(field_of, visitors.iterate(expression))
+    return [field for field in found if field is not None]
+
+
+def computed(mapper: Mapper[Any]) -> list[str]:
+    """Return the names of a class's column_property() attributes that are computed from personal fields."""
+    expressions = ((each.key, each.columns[0]) for each in mapper.column_attrs)
+    return [key for key, column in expressions if not isinstance(column, Column) and personal_fields(column)]
+
+
+def _elements(statement: Select[Any]) -> Iterator[Any]:
     for option in statement._with_options:
-        for element in getattr(option, "context", ()):
-            columns = getattr(element.path.path[-1], "columns", None)
-            strategy = dict(getattr(element, "strategy", None) or ())
-            field = field_of(columns[0]) if columns and strategy.get("deferred") is False else None
-            if field is not None and (scope is None or scope.access(field.id) is None):
-                raise not_needed(field, scope)
+        yield from getattr(option, "context", ())
+
+
+def _strategy(element: Any) -> dict[str, Any]:
+    return dict(getattr(element, "strategy", None) or ())
 
 
 def _joined_paths(statement: Select[Any]) -> Iterator[tuple[Any, ...]]:
     """Yield the paths that joinedload() and contains_eager() options of a statement fill from its own row."""
-    for option in statement._with_options:
-        for element in getattr(option, "context", ()):
-            strategy = dict(getattr(element, "strategy", None) or ())
-            if strategy.get("lazy") == "joined":
-                yield tuple(element.path.path)
+    for element in _elements(statement):
+        if _strategy(element).get("lazy") == "joined":
+            yield tuple(element.path.path)
 
 
 def _path_deferrals(guard: Guard, scope: purposes.Scope | None, path: tuple[Any, ...]) -> Iterator[Any]:
@@ -244,6 +283,8 @@ def _deferred(
     for name, field in each.model.fields.items() if each else ():
         if scope is None or scope.access(field.id) is None:
             yield defer(getattr(entity, name))
+    for name in computed(mapper):
+        yield defer(getattr(entity, name))  # when it is touched, it is judged as a statement of its own
     for relationship in mapper.relationships if depth else ():
         if relationship.lazy in ("joined", False):
             target = relationship.mapper

@@ -382,4 +382,5 @@ def destroy_keys(connection: Connection, guard: Guard, ids: Iterable[bytes]) -> 
         count += connection.execute(update(table).where(living).values(wrapped=None, destroyed_at=guard.now())).rowcount
     for key_id in wanted:
         guard.keys.forget(key_id)
+    guard.shredded.update(wanted)
     return count

@@ -14,6 +14,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import ColumnElement, Label, Select, Table, TextClause
+from sqlalchemy.orm import FromStatement
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import (
@@ -121,6 +122,8 @@ def _walk(statement: Any, facts: Facts, *, spell_out: bool) -> None:
             facts.tables.add(original(node))
         elif isinstance(node, Select):
             stack.extend(_select(node, place, spell_out=spell_out))
+        elif isinstance(node, FromStatement):
+            stack.append((node.element, place))
         elif isinstance(node, AliasedReturnsRows):
             stack.append((node.element, _Place.INNER))
         elif isinstance(node, CompoundSelect):

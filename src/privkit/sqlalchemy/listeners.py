@@ -76,7 +76,11 @@ def before_cursor_execute(
     """Hold the statement to the current purpose."""
     guard = guard_of(connection.dialect)
     assert guard is not None
-    read_gate.before_cursor_execute(guard, connection, statement, context)
+    try:
+        read_gate.before_cursor_execute(guard, connection, statement, context)
+    except PrivkitError:
+        cursor.close()  # SQLAlchemy closes it only where the database refuses
+        raise
 
 
 def after_cursor_execute(
@@ -140,8 +144,8 @@ def _forget(guard: Guard, ended: purposes.Scope, session: Session | None) -> Non
         return
     for instance in list(session.identity_map.values()) if session is not None else ():
         each = guard.protected(type(instance))
-        names = each.model.fields if each is not None else ()
         state = inspect(instance)
+        names = (*each.model.fields, *criteria.computed(state.mapper)) if each is not None else ()
         loaded = [name for name in names if name in state.dict and not state.attrs[name].history.has_changes()]
         if session is not None and loaded:
             session.expire(instance, loaded)

@@ -76,6 +76,7 @@ def install(mapper: Mapper[Any]) -> Model:
         _install_field(mapper, column, field)
     if model.fields:
         attributes.load_within_purpose(mapper, model.fields)
+        attributes.guard_composites(mapper.class_)
     return model
 
 

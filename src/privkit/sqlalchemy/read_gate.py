@@ -17,7 +17,7 @@ from privkit.errors import StatementRefused
 from privkit.sqlalchemy import criteria, keystore, textual, views
 from privkit.sqlalchemy.attributes import not_exact, not_needed
 from privkit.sqlalchemy.facts import Facts, facts_of
-from privkit.sqlalchemy.guard import Guard
+from privkit.sqlalchemy.guard import OWN_ALIAS, Guard
 from privkit.sqlalchemy.types import search_refused
 
 
@@ -31,7 +31,7 @@ def before_cursor_execute(guard: Guard, connection: Connection, statement: str, 
         _check_text(guard, connection, statement)
         return
     facts = facts_of(compiled)
-    strangers = [table for table in facts.tables if table not in guard.tables]
+    strangers = [each for each in facts.tables if each not in guard.tables and not each.name.startswith(OWN_ALIAS)]
     if facts.textual or any(guard.resembles(table) for table in strangers):
         _check_text(guard, connection, statement)
     elif strangers:
@@ -63,7 +63,7 @@ def check(guard: Guard, facts: Facts, scope: purposes.Scope | None) -> None:
         raise StatementRefused(
             f"A union returns {facts.mixed} in one arm and something else in another, in the same place.",
             "Its values would be returned unopened, or more exactly than the purpose may see them.",
-            "Give each field a place of its own, or run two statements.",
+            "Return the same fields in the same places of every arm, or run two statements.",
             field=facts.mixed.id,
         )
     for field in facts.uncovered.values():

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import BindParameter, Boolean, ColumnElement, Dialect, LargeBinary, Table, and_, not_, or_, type_coerce
 from sqlalchemy.exc import DontWrapMixin
 from sqlalchemy.sql import operators, sqltypes
+from sqlalchemy.sql.elements import False_, True_
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from privkit.catalog import Field
@@ -223,7 +224,8 @@ class SealedComparator(TypeDecorator.Comparator[Any]):
             return reading_null(op, other, kwargs, self.expr, kind)
         field = kind.field
         if op in _EQUALITY and isinstance(field.marker.search, Equality) and _plain_values(operand):
-            return while_readable(op(index_column(self.expr, field), *other, **kwargs), self.expr, kind)
+            index = index_column(self.expr, field)
+            return while_readable(op(index, _hashed(operand, index.type), *other[1:], **kwargs), self.expr, kind)
         if op in (operators.eq, operators.ne) and isinstance(operand, ColumnElement):
             # SQLAlchemy compares columns so when it looks one up in a list; in a statement the read gate refuses it.
             return super().operate(op, *other, **kwargs)
@@ -279,9 +281,13 @@ class ExpiringOperators:
         compares = isinstance(found.type, Boolean) or op in _BETWEEN
         if not compares or COVERED in self.expr._annotations:
             return found
-        if op in (operators.eq, operators.ne) and isinstance(other[0], ColumnElement):
+        if op in (operators.eq, operators.ne) and _may_be_listed(other[0]):
             return found  # so SQLAlchemy looks a column up in a list
         return while_readable(op(covered(self.expr), *other, **kwargs), self.expr, self.type)
+
+
+def _may_be_listed(operand: Any) -> bool:
+    return isinstance(operand, ColumnElement) and not isinstance(operand, BindParameter | True_ | False_)
 
 
 COVERED = "privkit_covered"
@@ -324,10 +330,17 @@ def _plain_values(operand: Any) -> bool:
     """Index hashes are made from values; a column or expression has none yet."""
     values = operand if isinstance(operand, list | tuple | set | frozenset) else (operand,)
     return not any(
-        (isinstance(value, ColumnElement) and not isinstance(value, BindParameter))
-        or hasattr(value, "__clause_element__")
+        isinstance(value, ColumnElement) or hasattr(value, "__clause_element__")
         for value in values
+        if not isinstance(value, BindParameter)
     )
+
+
+def _hashed(operand: Any, kind: TypeEngine[Any]) -> Any:
+    """A named parameter is hashed as other values are, whatever type it was made with."""
+    if isinstance(operand, BindParameter):
+        return operand._with_binary_element_type(kind)
+    return [_hashed(each, kind) for each in operand] if isinstance(operand, list | tuple | set | frozenset) else operand
 
 
 def index_column(expression: ColumnElement[Any], field: Field) -> ColumnElement[Any]:

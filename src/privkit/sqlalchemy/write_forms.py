@@ -102,6 +102,41 @@ def check_purpose(guard: Guard, kind: Guarded) -> None:
         raise not_needed(kind.field, scope)
 
 
+def fill_in_defaults(statement: Insert, table: Table, guarded: Mapping[str, Guarded], parameters: Parameters) -> None:
+    """What SQLAlchemy or the database would fill in later is filled in here, where it can be sealed and indexed."""
+    for name, kind in guarded.items():
+        column = table.columns[name]
+        filled = column.default is not None or column.server_default is not None
+        for row in parameters if filled and (kind.sealed or kind.field.marker.search is not None) else ():
+            if name not in row:
+                row[name] = _default(statement, table, column, kind, row)
+
+
+def _default(statement: Insert, table: Table, column: Column[Any], kind: Guarded, row: Mapping[str, Any]) -> Any:
+    default: Any = column.default
+    if default is not None and default.is_scalar:
+        return default.arg
+    if default is not None and default.is_callable:
+        fixed = {_name(table, key): getattr(value, "value", None) for key, value in (statement._values or {}).items()}
+        return default.arg(_Row(fixed | dict(row)))
+    raise StatementRefused(
+        f"{kind.field} is left to a default that the database computes.",
+        "The database cannot seal or index it.",
+        f"Give {table.name}.{column.name} a value, None too, or a default in Python: mapped_column(default=...).",
+        table=table.name,
+    )
+
+
+class _Row:
+    """What a default that looks at its row is given in place of SQLAlchemy's execution context."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.current_parameters = values
+
+    def get_current_parameters(self, isolate_multiinsert_groups: bool = True) -> dict[str, Any]:
+        return self.current_parameters
+
+
 def _refuse_unseen(statement: Insert, table: Table) -> None:
     """Refuse the forms of INSERT whose rows are not seen here."""
     form = "INSERT ... FROM SELECT" if statement.select is not None else None

@@ -27,7 +27,14 @@ from privkit.sqlalchemy.guard import Guard, own_alias
 from privkit.sqlalchemy.mapping import KEY_COLUMN
 from privkit.sqlalchemy.ownership import hop, owner_key
 from privkit.sqlalchemy.types import Guarded, IndexHash, Sealed, guarded_columns, original
-from privkit.sqlalchemy.write_forms import Parameters, as_parameters, check_purpose, is_owner_column, matching
+from privkit.sqlalchemy.write_forms import (
+    Parameters,
+    as_parameters,
+    check_purpose,
+    fill_in_defaults,
+    is_owner_column,
+    matching,
+)
 
 
 def before_execute(guard: Guard, connection: Connection, statement: Any, many: Any, one: Any) -> tuple[Any, Any, Any]:
@@ -40,6 +47,8 @@ def before_execute(guard: Guard, connection: Connection, statement: Any, many: A
         return statement, many, one
     parameters: Parameters = [{**each} for each in many] if many else [{**one}] if one else []
     statement, parameters = as_parameters(guard, statement, table, guarded, parameters)
+    if isinstance(statement, Insert):
+        fill_in_defaults(statement, table, guarded, parameters)
     _check_purpose(guard, guarded, parameters, changes=isinstance(statement, Update))
     _store_event_times(guard, table, parameters)
     if isinstance(statement, Insert):
