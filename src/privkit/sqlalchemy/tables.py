@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, DateTime, Index, Integer, LargeBinary, MetaData, String, Table, Text
 
-KEY, LEDGER, HOLD, CONSENT = "privkit_key", "privkit_ledger", "privkit_hold", "privkit_consent"
+KEY, EPOCH = "privkit_key", "privkit_epoch"
+LEDGER, HOLD, CONSENT = "privkit_ledger", "privkit_hold", "privkit_consent"
 _Serial = BigInteger().with_variant(Integer, "sqlite")
 
 
@@ -21,6 +22,16 @@ def install(metadata: MetaData) -> None:
         KEY,
         metadata,
         Column("id", LargeBinary(16), primary_key=True),
+        Column("wrapped", LargeBinary, comment="NULL: destroyed; the row stays as a tombstone"),
+        Column("created_at", DateTime(timezone=True), nullable=False),
+        Column("destroyed_at", DateTime(timezone=True)),
+    )
+    Table(
+        EPOCH,
+        metadata,
+        Column("field", String(255), primary_key=True, comment="the field's stable id"),
+        Column("number", _Serial, primary_key=True, autoincrement=False, comment="1 began with 1970"),
+        Column("key_id", LargeBinary(16), nullable=False),
         Column("wrapped", LargeBinary, comment="NULL: destroyed; the row stays as a tombstone"),
         Column("created_at", DateTime(timezone=True), nullable=False),
         Column("destroyed_at", DateTime(timezone=True)),

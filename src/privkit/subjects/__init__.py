@@ -1,0 +1,1 @@
+"""Jobs about one data subject: erasure, and replaying what a restored database has forgotten."""
