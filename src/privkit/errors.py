@@ -8,11 +8,13 @@
     ├── NotProtectedError      guarded columns on an engine that nobody protected
     ├── StatementRefused       a statement whose fields cannot be known, sealed or searched
     │   └── SearchError        an operator that a sealed field cannot serve
+    ├── ConcurrentWrite        a write that another transaction overtook
     ├── SealedError            a sealed value that does not open
     │   └── ShreddedError      ... because its key was destroyed
     ├── KeyringError           a keyring that is missing, unreadable or too open
     ├── InvalidValue           a value outside its domain (a latitude of 91)
     ├── PlanError              a plan that no longer describes the database
+    ├── MigrationError         a migration step that would lose or expose personal data
     ├── ClockError             a clock that cannot be trusted
     ├── LedgerError            a broken chain
     └── ApplicationError       a command line that finds no application or database
@@ -85,6 +87,12 @@ class SearchError(StatementRefused):
     code = "PK303"
 
 
+class ConcurrentWrite(PrivkitError):
+    """Another transaction wrote the same rows first. Nothing of them was changed; run the transaction again."""
+
+    code = "PK304"
+
+
 class SealedError(PrivkitError):
     """A sealed value did not open: damaged, moved, or sealed under another key."""
 
@@ -113,6 +121,12 @@ class PlanError(PrivkitError):
     """A plan cannot be made, or no longer describes this policy and database."""
 
     code = "PK601"
+
+
+class MigrationError(PrivkitError):
+    """A step of a migration would lose or expose personal data, so it was not taken."""
+
+    code = "PK603"
 
 
 class ClockError(PrivkitError):

@@ -2,7 +2,8 @@
 
 A line's link is HMAC-SHA256 over the previous link, its number, instant, kind and body, each after its length.
 Whoever has the database but not the keyring can neither change a line nor add one. Cutting off the tail, or
-putting back an older state, leaves a chain that verifies; ``Verified.checkpoint``, written down elsewhere, tells.
+putting back an older state, leaves a chain that verifies; ``Verified.checkpoint``, written down elsewhere, tells,
+and so does a copy of the lines outside the database.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from privkit.clock import as_utc
 from privkit.crypto.envelope import length_prefixed
@@ -21,13 +22,20 @@ from privkit.errors import InvalidValue, LedgerError
 
 KINDS = frozenset(
     {
+        "adopted",
         "batch",
+        "caught_up",
         "consent_given",
         "consent_withdrawn",
+        "epoch_destroyed",
         "erased",
+        "generation_added",
         "hold_placed",
         "hold_released",
         "key_destroyed",
+        "keys_rolled",
+        "keys_rotated",
+        "resealed",
         "run_ended",
         "run_started",
         "unchecked",
@@ -69,6 +77,26 @@ class Verified:
     def checkpoint(self) -> str:
         """The text to write down outside the database: ``verify`` takes it as ``expected`` for ever after."""
         return f"{self.count}:{(self.head or GENESIS).hex()}"
+
+
+class OutsideLedger(Protocol):
+    """A copy of the lines that is kept outside the database, so that restoring a backup does not restore it.
+
+    Its methods raise LedgerError where it cannot be read or written. ``refill``: a copy that is empty although
+    the database once had one is filled from the database, instead of refused.
+    """
+
+    @property
+    def refill(self) -> bool: ...
+
+    def head(self) -> Entry | None:
+        """Return the last whole line, or None."""
+
+    def lines(self, after: int = 0) -> Iterator[Entry]:
+        """Yield the lines numbered above ``after``, in order, as they stand: nothing is verified."""
+
+    def append(self, entries: Iterable[Entry]) -> None:
+        """Add lines after the last one. Once it returns they survive a crash; when it raises, none should be there."""
 
 
 def canonical(body: Mapping[str, object]) -> str:
@@ -142,19 +170,28 @@ def verify(key: bytes, entries: Iterable[Entry], expected: str | None = None) ->
     """
     due, known = _checkpoint(expected)
     last: Entry | None = None
-    lines = iter(entries)
+    for last in follow(key, entries):
+        if last.seq == due and last.link != known:
+            raise _broken(last.seq, "changed", "The chain was written anew since the checkpoint was noted.")
+    count = last.seq if last else 0
+    if count < due:
+        raise _broken(count + 1, "missing", f"The ledger once had {due} lines and ends after {count}.")
+    return Verified(count, last.link if last else None, last.at if last else None)
+
+
+def follow(key: bytes, entries: Iterable[Entry], after: Entry | None = None) -> Iterator[Entry]:
+    """Yield each line that continues the chain ``after`` one that is known to stand (None: from the first).
+
+    Raises LedgerError as ``verify`` does, before a line that breaks the chain is handed out.
+    """
+    last, lines = after, iter(entries)
     for entry in lines:
         _check_position(entry, last.seq + 1 if last else 1, lines)
         link = _link(key, last.link if last else GENESIS, entry.seq, entry.at, entry.kind, entry.body)
         if not hmac.compare_digest(link, entry.link):
             raise _broken(entry.seq, "changed", "Its content does not fit its link.")
-        if entry.seq == due and link != known:
-            raise _broken(entry.seq, "changed", "The chain was written anew since the checkpoint was noted.")
+        yield entry
         last = entry
-    count = last.seq if last else 0
-    if count < due:
-        raise _broken(count + 1, "missing", f"The ledger once had {due} lines and ends after {count}.")
-    return Verified(count, last.link if last else None, last.at if last else None)
 
 
 def _check_position(entry: Entry, due: int, rest: Iterator[Entry]) -> None:
@@ -173,7 +210,7 @@ def _broken(seq: int, how: str, why: str) -> LedgerError:
     return LedgerError(
         f"The ledger's chain breaks at line {seq}: {how}.",
         why,
-        "Lines before it stand. Compare with a backup or another copy, and find out who can write to the table.",
+        "Lines before it stand. Compare with a backup or another copy, and find out who can write to it.",
         seq=seq,
         how=how,
     )
@@ -190,3 +227,26 @@ def _checkpoint(expected: str | None) -> tuple[int, bytes]:
             "Give it as an earlier verification printed it.",
         )
     return int(match[1]), bytes.fromhex(match[2])
+
+
+def written(entry: Entry) -> str:
+    """Return a line as one line of JSON text, without its end."""
+    return json.dumps(
+        {"seq": entry.seq, "at": entry.at, "kind": entry.kind, "body": entry.body, "link": entry.link.hex()}
+    )
+
+
+def read(text: str) -> Entry:
+    """Read what ``written`` wrote. Raises LedgerError for anything else."""
+    try:
+        found = json.loads(text)
+        seq, at, kind, body = found["seq"], found["at"], found["kind"], found["body"]
+        if type(seq) is int and all(isinstance(each, str) for each in (at, kind, body)):
+            return Entry(seq, at, kind, body, bytes.fromhex(found["link"]))
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise LedgerError(
+        "A line of the ledger's copy is no line of a ledger.",
+        "What stands there, and after it, is not known.",
+        "Restore the copy from a backup of it, and find out who can write to it.",
+    )

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from datetime import date
+from typing import ClassVar, Literal, TypeVar
 
 _Class = TypeVar("_Class", bound=type)
 
@@ -82,17 +83,36 @@ Technique = Delete | Suppress | Generalise | Pseudonymise
 class Equality:
     """Serve ``==`` and ``in_`` through a keyed hash of the normalised value.
 
-    ``normaliser`` is ``"exact"``, ``"case"`` (caseless), ``"email"``, ``"digits"`` or ``"phone"``.
+    ``normaliser`` is ``"exact"``, ``"case"`` (caseless), ``"email"``, ``"digits"`` or ``"phone"``. ``key`` (1 to 255)
+    is the number of the index key that new hashes are made with. ``also``: what other hashes may be stored while
+    key or normaliser change, each a key number or an ``Equality`` with a key of its own. ``guessable``: why a
+    field of so few values that whoever has the table can guess them is searched all the same.
     """
 
     normaliser: str = "exact"
+    key: int = field(default=1, kw_only=True)
+    also: tuple[int | Equality, ...] = field(default=(), kw_only=True)
+    guessable: str | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        spelt = (Equality(self.normaliser, key=each) if isinstance(each, int) else each for each in self.also)
+        object.__setattr__(self, "also", tuple(spelt))
 
 
 @dataclass(frozen=True, slots=True)
 class Nearby:
-    """Serve ``nearby()`` through a keyed hash of the H3 cell at ``resolution``."""
+    """Serve ``nearby()`` through a keyed hash of the H3 cell at ``resolution``.
+
+    ``key`` and ``also`` as in ``Equality``; where the resolution changes ``also`` names a ``Nearby``.
+    """
 
     resolution: int
+    key: int = field(default=1, kw_only=True)
+    also: tuple[int | Nearby, ...] = field(default=(), kw_only=True)
+
+    def __post_init__(self) -> None:
+        spelt = (Nearby(self.resolution, key=each) if isinstance(each, int) else each for each in self.also)
+        object.__setattr__(self, "also", tuple(spelt))
 
 
 # Where an event's time stands when it is not a column of the model itself.
@@ -103,6 +123,75 @@ class Latest:
     """The latest time of many related rows, as ``"relationship.column"``."""
 
     path: str
+
+
+# How a field was stored before privkit, and how far its move to sealed storage has come.
+
+KeySource = str | Callable[[], str | bytes]
+"""Where a key comes from when it is needed: a callable, or the name of an environment variable. Never the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """The value itself, as its column's type stores it."""
+
+
+@dataclass(frozen=True, slots=True)
+class FernetTokens:
+    """Fernet tokens (github.com/fernet/spec), as django-fernet-fields and MultiFernet write them.
+
+    ``keys``: one or more, each 32 bytes in URL-safe base64; the first one writes. ``binary``: stored as bytes.
+    """
+
+    keys: Iterable[KeySource] = field(repr=False)
+    binary: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "keys", tuple(self.keys))
+
+
+@dataclass(frozen=True, slots=True)
+class SqlalchemyUtils:
+    """``StringEncryptedType`` and ``EncryptedType`` (``binary=True``) of sqlalchemy-utils.
+
+    ``engine`` is ``"aes"``, ``"aes_gcm"`` or ``"fernet"``; ``padding``, for ``"aes"`` alone, ``"naive"``,
+    ``"pkcs5"``, ``"oneandzeroes"`` or ``"zeroes"``.
+    """
+
+    key: KeySource = field(repr=False)
+    engine: Literal["aes", "aes_gcm", "fernet"] = "aes"
+    padding: Literal["naive", "pkcs5", "oneandzeroes", "zeroes"] = "naive"
+    binary: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AdvancedAlchemy:
+    """``EncryptedString`` and ``EncryptedText`` of advanced-alchemy, with their ``FernetBackend``."""
+
+    key: KeySource = field(repr=False)
+    binary: ClassVar[bool] = False
+
+
+Previous = Plain | FernetTokens | SqlalchemyUtils | AdvancedAlchemy
+
+
+@dataclass(frozen=True, slots=True)
+class Adopting:
+    """A field that moves from a ``previous`` way of storage to sealed storage, while the service runs.
+
+    ``beside`` names the other of its two columns. In phase ``"dual"`` the attribute is mapped to the old column
+    and reads come from there; in ``"sealed"`` it is mapped to the sealed one and reads come from there; in both
+    every write goes to both. In ``"finished"`` only the sealed column is written, and the old one can be emptied.
+    Without ``beside`` the field stays in its one binary column, and old values are replaced there.
+
+    ``until``: the last day (UTC) on which a value that is not sealed yet is read from where it was; None: it is an
+    error. A column in place needs the day.
+    """
+
+    previous: Previous
+    beside: str | None = field(default=None, kw_only=True)
+    phase: Literal["dual", "sealed", "finished"] = field(default="sealed", kw_only=True)
+    until: date | None = field(default=None, kw_only=True)
 
 
 # Field markers.
@@ -116,7 +205,9 @@ class Personal:
     field, or a mapping of name to precision (a set means ``Exact()``). ``then``: the technique at the end of
     its life. ``search``: what a sealed field can be found by. ``seal``: True, False, or None to let the
     category and the policy decide. ``duties``: policy duties that keep it longer. ``id``: the stable name a
-    sealed value is bound to; give the old one when the table or the attribute is renamed.
+    sealed value is bound to; give the old one when the table or the attribute is renamed. ``adopting``: what is
+    still stored in another way than sealed. ``formerly``: ids that ``id`` replaced; values that were sealed under
+    one of them open until ``privkit reseal`` has sealed them under the present one.
     """
 
     category: str
@@ -126,6 +217,8 @@ class Personal:
     seal: bool | None = field(default=None, kw_only=True)
     duties: frozenset[str] = field(default=frozenset(), kw_only=True)
     id: str | None = field(default=None, kw_only=True)
+    adopting: Adopting | None = field(default=None, kw_only=True)
+    formerly: str | tuple[str, ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         given = self.purposes
@@ -134,6 +227,8 @@ class Personal:
         pairs = given.items() if isinstance(given, Mapping) else ((name, Exact()) for name in given)
         object.__setattr__(self, "purposes", tuple(sorted(pairs, key=lambda pair: pair[0])))
         object.__setattr__(self, "duties", frozenset(self.duties))
+        former = (self.formerly,) if isinstance(self.formerly, str) else tuple(self.formerly)
+        object.__setattr__(self, "formerly", former)
 
 
 @dataclass(frozen=True, slots=True)

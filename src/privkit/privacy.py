@@ -14,21 +14,25 @@ from sqlalchemy import ColumnElement, Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Mapper, registry
 
-from privkit import catalog, coverage, policy, purposes, retention
+from privkit import catalog, coverage, policy, purposes, retention, subjects
 from privkit.clock import Clock, system_clock
 from privkit.coverage import Finding, Report
 from privkit.crypto import Keyring
 from privkit.errors import MappingError, NotProtectedError
-from privkit.ledger import Verified
+from privkit.ledger import OutsideLedger, Verified
 from privkit.markers import NotPersonal, Personal
 from privkit.policy import Policy
 from privkit.retention import Plan, Run
 from privkit.retention.run import Progress
-from privkit.sqlalchemy import Guard, holds, ledger, mapping, protect
+from privkit.sqlalchemy import Guard, adoption, holds, ledger, mapping, protect, reseal, rewrap, scan
+from privkit.sqlalchemy.adoption import Adoption, Moved
 from privkit.sqlalchemy.consents import ConsentLedger
 from privkit.sqlalchemy.registry import guard_of
+from privkit.sqlalchemy.reseal import Resealed
+from privkit.sqlalchemy.rewrap import KeyStatus, Rotation
 from privkit.sqlalchemy.states import FieldState, field_state
 from privkit.sqlalchemy.visibility import live
+from privkit.subjects import Erasure, Replay
 
 _Callable = TypeVar("_Callable", bound=Callable[..., Any])
 
@@ -37,7 +41,8 @@ class Privacy:
     """A policy, the models it governs and the keys that seal them.
 
     ``policy``: a path or a ``Policy``. ``models``: a declarative base, a mapped class, a registry, or several.
-    ``keys``: a keyring, read on first use. ``clock``: returns the current instant, aware.
+    ``keys``: a keyring, read on first use. ``clock``: returns the current instant, aware. ``ledger``: a copy of
+    the evidence ledger outside the database, a ``LedgerFile`` or a ``LedgerDatabase``, which outlives a restore.
 
     Raises PolicyError where the policy or the models have mistakes, all of them at once.
     """
@@ -48,10 +53,11 @@ class Privacy:
         models: Any,
         keys: Keyring,
         clock: Clock = system_clock,
+        ledger: OutsideLedger | None = None,
     ) -> None:
         self._models = list(models) if isinstance(models, list | tuple | set | frozenset) else [models]
         self._scopes: dict[tuple[int, tuple[str, ...]], purposes.Scope] = {}
-        self.guard = Guard(_load(policy), lambda: _mappers(self._models), keys, clock)
+        self.guard = Guard(_load(policy), lambda: _mappers(self._models), keys, clock, ledger)
         self.consent = ConsentLedger(self.guard)
 
     @property
@@ -137,6 +143,93 @@ class Privacy:
         self._ours(engine)
         with engine.begin() as connection:
             holds.release(connection, self.guard, hold, by=by)
+
+    def rotate_keys(self, *engines: Engine, batch: int = 1000, progress: rewrap.Progress | None = None) -> Rotation:
+        """Wrap every living key of the databases under a new master generation. Raises KeyringError."""
+        return rewrap.rotate(self.guard, self._all_ours(engines), batch=batch, progress=progress)
+
+    def roll_keys(self, *engines: Engine, batch: int = 1000, progress: rewrap.Progress | None = None) -> Rotation:
+        """Rotate, then destroy the older generations: destroyed keys are final, in every backup too.
+
+        ``engines``: all databases that use the keyring; the keys of one that is left out are lost. An older backup
+        opens only together with the key tables of a later one. Raises KeyringError.
+        """
+        return rewrap.roll(self.guard, self._all_ours(engines), batch=batch, progress=progress)
+
+    def key_status(self, engine: Engine) -> KeyStatus:
+        """Return the keyring's generations, how many keys of a database stand under an older one, and the last roll."""
+        self._ours(engine)
+        return rewrap.key_status(self.guard, engine)
+
+    def scan_envelopes(self, engine: Engine) -> list[scan.Found]:
+        """Return which text and binary columns of a database, declared or not, hold envelopes, and under what keys."""
+        self._ours(engine)
+        return scan.scan_envelopes(self.guard, engine)
+
+    def reseal(
+        self,
+        engine: Engine,
+        *,
+        fields: Iterable[str] | None = None,
+        subject: bytes | None = None,
+        batch: int = 1000,
+        progress: reseal.Progress | None = None,
+    ) -> Resealed:
+        """Seal values anew whose envelope or search hash is not as it would be made now. May be killed and run again.
+
+        ``fields``: only these, each as ``"table.column"``. ``subject``: a data subject's key id (16 bytes); all values
+        of its rows are sealed under a fresh key instead, and the old one is destroyed. Raises KeyringError where
+        there is nothing sealed, MappingError for an unknown field.
+        """
+        self._ours(engine)
+        if subject is not None:
+            return reseal.renew(self.guard, engine, subject)
+        return reseal.reseal(self.guard, engine, fields=fields, batch=batch, progress=progress)
+
+    def _all_ours(self, engines: tuple[Engine, ...]) -> tuple[Engine, ...]:
+        for engine in engines:
+            self._ours(engine)
+        return engines
+
+    def adoption(self, engine: Engine) -> list[Adoption]:
+        """Return how far every field with ``adopting=`` is in a database, in counts."""
+        self._ours(engine)
+        return adoption.status(self.guard, engine)
+
+    def seal(self, engine: Engine, field: str, *, batch: int = 1000, progress: adoption.Progress | None = None) -> Moved:
+        """Seal what is not sealed yet of ``"table.field"``, and compare all of it. May be killed and run again."""
+        self._ours(engine)
+        return adoption.seal(self.guard, engine, field, batch=batch, progress=progress)
+
+    def unseal(
+        self, engine: Engine, field: str, *, batch: int = 1000, progress: adoption.Progress | None = None
+    ) -> Moved:
+        """Write the old form of an adopted ``"table.field"`` back from the sealed one, and compare all of it."""
+        self._ours(engine)
+        return adoption.undo(self.guard, engine, field, batch=batch, progress=progress)
+
+    def finish_sealing(
+        self, engine: Engine, field: str, *, batch: int = 1000, progress: adoption.Progress | None = None
+    ) -> Moved:
+        """Empty the old column of an adopted ``"table.field"`` once all of it is sealed."""
+        self._ours(engine)
+        return adoption.finish(self.guard, engine, field, batch=batch, progress=progress)
+
+    def erase(self, engine: Engine, subject: object, *, by: str) -> Erasure:
+        """Erase a data subject: a mapped object, or a 16-byte key id. ``by``: who asked for it.
+
+        Raises PlanError, and erases nothing, under a hold.
+        """
+        self._ours(engine)
+        return subjects.erase(self.guard, engine, subject, by=by)
+
+    def replay(self, engine: Engine, *, batch: int = 1000, progress: Progress | None = None) -> Replay:
+        """After a restore: do again what was erased, withdrawn and held since the backup, and purge. May be killed.
+
+        Raises LedgerError where no copy of the ledger is known or it tells of another past.
+        """
+        self._ours(engine)
+        return subjects.replay(self.guard, engine, batch=batch, progress=progress)
 
     def verify_ledger(self, engine: Engine, *, expected: str | None = None) -> Verified:
         """Recompute the ledger's chain. ``expected``: a count and head noted earlier. Raises LedgerError."""

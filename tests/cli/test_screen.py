@@ -14,13 +14,17 @@ from rich.console import Console
 from privkit.cli.screen import finding_lines, plan_view, run_view
 from privkit.coverage.findings import UNDECIDED_COLUMN
 from privkit.retention import Outcome, Plan, Run, Step
+from privkit.sqlalchemy.finality import Finality
 from tests.cli.program import Project, Terminal
 from tests.cli.test_plan import counts
 
 PROSE = ("pseudonymised in domain 'name'", "account: P30D after account_closed")
 STEPS = (Step("trips", None, *PROSE, 1_234_567_890, 42), Step("driver_licences", "date_of_birth", *PROSE, 7))
+FINALITY = Finality(
+    *(datetime(2026, 6, day, 12, tzinfo=UTC) for day in (1, 1)), datetime(2026, 8, 1, 12, tzinfo=UTC)
+)
 PLAN = Plan(datetime(2026, 6, 1, 12, tzinfo=UTC), "0" * 64, STEPS)
-RUN = Run("f" * 32, (Outcome(STEPS[0], 1_234_567_000, 890), Outcome(STEPS[1], 0, 0, "OperationalError")), 897)
+RUN = Run("f" * 32, (Outcome(STEPS[0], 1_234_567_000, 890), Outcome(STEPS[1], 0, 0, "OperationalError")), 897, FINALITY)
 COLOUR = re.compile(r"\x1b\[[0-9;]*[34][0-9][;m]")
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -53,8 +57,9 @@ def test_what_waits_what_failed_and_what_stopped_is_said_below_the_table_where_t
     assert "trips: 890 left as they are, because they do not open" in drawn(run_view(RUN), 80)
     assert "driver_licences.date_of_birth: stopped by OperationalError" in drawn(run_view(RUN), 80)
     quiet = Step("trips", None, *PROSE, 3)
-    plan, run = Plan(PLAN.as_of, PLAN.policy_digest, (quiet,)), Run("0", (Outcome(quiet, 3),), 0)
+    plan, run = Plan(PLAN.as_of, PLAN.policy_digest, (quiet,)), Run("0", (Outcome(quiet, 3),), 0, FINALITY)
     assert "total" in drawn(plan_view(plan), 80).splitlines()[-2]
+    assert "final everywhere by 2026-08-01 12:00 UTC" in " ".join(drawn(run_view(run), 80).split())
     assert ["overdue: 0"] == drawn(run_view(run), 80).splitlines()[-1:]
 
 

@@ -22,6 +22,9 @@ CLOCK_READS = {
     "time.monotonic",
     "time.monotonic_ns",
 }
+FOREIGN = "crypto/previous.py"
+"""Reads and writes what other libraries stored, in their formats; nothing of privkit's own."""
+
 ANNOTATION_WALKS = {"get_annotations", "get_type_hints", "__annotations__"}
 
 
@@ -52,7 +55,7 @@ def test_one_place_imports_ciphers() -> None:
         if isinstance(node, ast.ImportFrom | ast.Import)
         and any(".ciphers" in name for name in (getattr(node, "module", "") or "", *(a.name for a in node.names)))
     }
-    assert {"crypto/aead.py"} == importers
+    assert {"crypto/aead.py", FOREIGN} == importers
 
 
 @pytest.mark.parametrize("method", ["encrypt", "decrypt"])
@@ -62,7 +65,7 @@ def test_one_call_seals_and_one_opens(method: str) -> None:
         path
         for path in sources()
         for call in calls(path)
-        if isinstance(call.func, ast.Attribute) and call.func.attr == method
+        if isinstance(call.func, ast.Attribute) and call.func.attr == method and here(path) != FOREIGN
     ]
     assert ["crypto/aead.py"] == places_of(on_an_object)
 

@@ -10,6 +10,7 @@ PROMISED = {
     *("AgeBand", "BirthDate", "Cell", "Delete", "Equality", "Exact", "Generalise", "Latest", "Location", "Nearby"),
     *("NotPersonal", "Personal", "Pseudonymise", "Suppress", "Year"),
     *("child_protection", "data_subject", "events", "expire_row", "not_personal", "owned_by"),
+    *("Adopting", "AdvancedAlchemy", "FernetTokens", "Plain", "SqlalchemyUtils"),
     *("FileKeyring", "GeoPoint", "Privacy"),
 }
 

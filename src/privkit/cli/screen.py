@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from textwrap import wrap
 
 from rich import box
@@ -14,6 +14,9 @@ from sqlalchemy import Engine
 from privkit.coverage import Finding
 from privkit.privacy import Privacy
 from privkit.retention import Plan, Run, Step
+from privkit.sqlalchemy.reseal import Resealed
+from privkit.sqlalchemy.rewrap import KeyCounts
+from privkit.sqlalchemy.scan import Found
 
 
 def plan_view(plan: Plan) -> Group:
@@ -41,7 +44,38 @@ def run_view(run: Run) -> Group:
             notes.append(f"{name}: {outcome.failed:,} left as they are, because they do not open")
         if outcome.error:
             notes.append(f"{name}: stopped by {outcome.error}")
+    if run.done:
+        notes.append(f"sealed values: {run.finality}")
     return Group(table, *notes, f"overdue: {run.overdue:,}")
+
+
+def keys_view(title: str, counts: Iterable[KeyCounts]) -> Table:
+    """Lay out the keys of each key table, and how many are still under an older generation."""
+    table = _table(title, "living", "destroyed", "wrapped anew", "left", "failed")
+    for each in counts:
+        numbers = (each.living, each.destroyed, each.rewrapped, each.left, each.failed)
+        table.add_row(each.table, *(f"{number:,}" for number in numbers))
+    return table
+
+
+def envelopes_view(title: str, found: Iterable[Found]) -> Table:
+    """Lay out the envelopes of each column, and how many are under a living, a destroyed and an unknown key."""
+    table = _table(title, "envelopes", "living key", "destroyed", "unknown")
+    for each in found:
+        name = each.column if each.declared else f"{each.column} (not declared as sealed)"
+        table.add_row(
+            name, *(f"{number:,}" for number in (each.envelopes, each.living, each.destroyed, each.unknown))
+        )
+    return table
+
+
+def resealed_view(made: Resealed) -> Table:
+    """Lay out what became of the values of each sealed field."""
+    table = _table("Resealed", "scanned", "resealed", "left", "failed")
+    for name, each in made.fields.items():
+        numbers = (each.scanned, each.resealed, each.left, each.failed)
+        table.add_row(name, *(f"{number:,}" for number in numbers))
+    return table
 
 
 def _table(title: str, *numbers: str) -> Table:

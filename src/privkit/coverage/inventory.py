@@ -16,7 +16,8 @@ from privkit.markers import Latest
 from privkit.policy.resolve import FieldRule
 from privkit.sqlalchemy import mapping
 from privkit.sqlalchemy.guard import Guard, Protected
-from privkit.sqlalchemy.types import Guarded, SearchIndex
+from privkit.sqlalchemy.index import SearchIndex
+from privkit.sqlalchemy.types import Guarded
 
 OWN_TABLES = "privkit_"
 

@@ -8,7 +8,7 @@ the master generations that wrap it and ``providers`` where they are kept, ``cod
 from privkit.crypto.codec import Codec, codec_for
 from privkit.crypto.envelope import DESTROYED, HEADER_SIZE, OVERHEAD, as_bytes, parse
 from privkit.crypto.keyring import Keyring
-from privkit.crypto.keys import KeyCache, SubjectKey
+from privkit.crypto.keys import Epoch, KeyCache, SubjectKey
 from privkit.crypto.master import MasterKeyring
 from privkit.crypto.providers import EnvironmentKeyring, FileKeyring, KmsKeyring, Pkcs11Keyring
 from privkit.crypto.search import NORMALISERS, index_hash
@@ -20,6 +20,7 @@ __all__ = [
     "OVERHEAD",
     "Codec",
     "EnvironmentKeyring",
+    "Epoch",
     "FileKeyring",
     "KeyCache",
     "Keyring",

@@ -12,14 +12,16 @@ from collections.abc import Callable
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Context, Decimal, InvalidOperation
 from enum import Enum, Flag
-from typing import Any, Protocol, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Protocol, TypeVar, Union, get_args, get_origin, is_typeddict
 from uuid import UUID
 
-from privkit.errors import InvalidValue, MappingError, SealedError
+from privkit.errors import InvalidValue, MappingError, PrivkitError, SealedError
 
 SUPPORTED = (
     "str, bytes, bool, int, float, Decimal, date, time, datetime, timedelta, UUID, an Enum (by name), "
-    "dict or list (as JSON), or a class with pack(self) -> bytes and a class method unpack(bytes)"
+    "dict or list of JSON values, a Literal of one type, a pydantic model (as JSON), SecretStr, SecretBytes, "
+    "or a class with pack(self) -> bytes and a class method unpack(bytes)"
 )
 
 _MICROSECOND = timedelta(microseconds=1)
@@ -50,12 +52,19 @@ class Codec(Protocol):
 
 def codec_for(python_type: Any) -> Codec:
     """Return the codec of a declared type. Raises MappingError for a type that cannot be sealed."""
-    declared = get_origin(python_type) or python_type
+    plain = _plain(python_type)
+    declared = get_origin(plain) or plain
+    if (declared in _JSON or is_typeddict(declared)) and is_json(plain):
+        return _json_codec
     if isinstance(declared, type):
         if declared in _CODECS:
             return _CODECS[declared]
         if issubclass(declared, Enum) and not issubclass(declared, Flag):
             return _TypeCodec(declared, _encode_enum, lambda data: declared[data.decode()])
+        if is_document(declared):
+            return _TypeCodec(declared, _encode_document(declared), declared.model_validate_json)
+        if is_secret(declared):
+            return _secret_codec(declared)
         if callable(getattr(declared, "pack", None)) and callable(getattr(declared, "unpack", None)):
             return _TypeCodec(declared, _pack, declared.unpack)  # type: ignore[attr-defined]
     raise MappingError(
@@ -64,6 +73,45 @@ def codec_for(python_type: Any) -> Codec:
         f"Declare one of: {SUPPORTED}.",
         python_type=_name(python_type),
     )
+
+
+def is_document(python_type: Any) -> bool:
+    """Whether a declared type is a pydantic model, or writes and reads JSON by the same two methods."""
+    return isinstance(python_type, type) and all(
+        callable(getattr(python_type, name, None)) for name in ("model_dump_json", "model_validate_json")
+    )
+
+
+def is_secret(python_type: Any) -> bool:
+    """Whether a declared type is pydantic's SecretStr or SecretBytes."""
+    return isinstance(python_type, type) and _secret_base(python_type) is not None
+
+
+def _plain(python_type: Any) -> Any:
+    """The type that a NewType, a type alias, an Annotated or a Literal of one type stands for."""
+    while True:
+        if type(python_type).__name__ == "TypeAliasType":
+            python_type = python_type.__value__
+        elif get_origin(python_type) is Annotated:
+            python_type = get_args(python_type)[0]
+        elif hasattr(python_type, "__supertype__"):
+            python_type = python_type.__supertype__
+        elif get_origin(python_type) is Literal:
+            kinds = {type(value) for value in get_args(python_type)}
+            return kinds.pop() if len(kinds) == 1 else python_type
+        else:
+            return python_type
+
+
+def is_json(python_type: Any) -> bool:
+    """Whether values of a declared type are JSON as they are: scalars, and what dict and list hold of them."""
+    declared = _plain(python_type)
+    if declared in (Any, object, NoneType, str, int, float, bool) or isinstance(declared, TypeVar):
+        return True
+    container = get_origin(declared) or declared
+    if container in (Union, UnionType, *_JSON):
+        return all(map(is_json, get_args(declared)))
+    return is_typeddict(container)
 
 
 class _TypeCodec:
@@ -87,7 +135,7 @@ class _TypeCodec:
             self._require_instance(value)
         try:
             return self.quick_encode(value)
-        except InvalidValue:
+        except PrivkitError:
             raise
         except Exception:
             refusal = InvalidValue(f"A value declared {self._name} could not be written as bytes.")
@@ -153,6 +201,37 @@ def _pack(value: Any) -> bytes:
     if not isinstance(packed, bytes):
         raise TypeError
     return packed
+
+
+def _encode_document(declared: Any) -> Callable[[Any], bytes]:
+    """Aliases, excluded fields and custom serialisers may lose data, so what is written is read once, too."""
+
+    def encode(value: Any) -> bytes:
+        data: bytes = value.model_dump_json(by_alias=True, round_trip=True).encode()
+        if declared.model_validate_json(data) != value:
+            raise InvalidValue(
+                f"A {declared.__name__} does not come back from its own JSON as it was.",
+                "What is sealed must come back.",
+                "Give its fields JSON types, one alias for reading and writing, and no exclude; store it as its class.",
+                declared=declared.__name__,
+            )
+        return data
+
+    return encode
+
+
+def _secret_base(declared: type) -> str | None:
+    names = (base.__name__ for base in declared.__mro__ if base.__module__ == "pydantic.types")
+    return next((name for name in names if name in ("SecretStr", "SecretBytes")), None)
+
+
+def _secret_codec(declared: Any) -> Codec:
+    inner = _CODECS[str if _secret_base(declared) == "SecretStr" else bytes]
+    return _TypeCodec(
+        declared,
+        lambda value: inner.encode(value.get_secret_value()),
+        lambda data: declared(inner.decode(data)),
+    )
 
 
 def _encode_enum(value: Enum) -> bytes:
@@ -257,5 +336,4 @@ _CODECS: dict[type, Codec] = {
         _decode_timedelta,
     ),
     UUID: _TypeCodec(UUID, lambda value: value.bytes, lambda data: UUID(bytes=data)),
-    **dict.fromkeys(_JSON, _json_codec),
 }

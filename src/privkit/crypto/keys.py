@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from datetime import timedelta
 from functools import lru_cache
 from hashlib import sha256
 from os import urandom
 from threading import RLock
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 from privkit import clock
@@ -63,7 +63,7 @@ class SubjectKey(KeyMaterial):
     Raises KeyringError for a secret of another length.
     """
 
-    __slots__ = ("__weakref__", "_extracted", "_fields", "_in_epochs", "header", "id", "secret")
+    __slots__ = ("__weakref__", "_extracted", "_fields", "header", "id", "secret")
 
     def __init__(self, secret: bytes) -> None:
         require_key(secret)
@@ -72,7 +72,6 @@ class SubjectKey(KeyMaterial):
         self.header = header(self.id)
         """How an envelope begins that is sealed under this key in no epoch."""
         self._fields: dict[str, ValueKey] = {}
-        self._in_epochs: dict[tuple[str, int, bytes], ValueKey] = {}
         self._extracted: _Keyed | None = None
 
     @classmethod
@@ -81,7 +80,7 @@ class SubjectKey(KeyMaterial):
         return cls(urandom(KEY_SIZE))
 
     def value_key(self, field_id: str, epoch: int = 0, epoch_secret: bytes = b"") -> ValueKey:
-        """Return the key of one field in one epoch, derived on first use.
+        """Return the key of one field in one epoch; without one it is derived on first use and kept.
 
         ``epoch`` 0 may do without a secret. Raises KeyringError for another epoch without one: such a value
         would outlive its epoch.
@@ -89,8 +88,7 @@ class SubjectKey(KeyMaterial):
         if not epoch and not epoch_secret:
             found = self._fields.get(field_id)
             return found or self._fields.setdefault(field_id, self._derive(field_id))
-        cached = self._in_epochs.get((field_id, epoch, epoch_secret))
-        return cached or self._derive_in_epoch(field_id, epoch, epoch_secret)
+        return self._derive_in_epoch(field_id, epoch, epoch_secret)
 
     def _derive(self, field_id: str) -> ValueKey:
         if self._extracted is None:
@@ -106,8 +104,7 @@ class SubjectKey(KeyMaterial):
                 epoch=epoch,
             )
         secret = derive(self.secret, salt=epoch_secret, info=_value_info(field_id))
-        made = ValueKey(secret, self.id, epoch, field_id)
-        return self._in_epochs.setdefault((field_id, epoch, epoch_secret), made)
+        return ValueKey(secret, self.id, epoch, field_id)
 
     def __repr__(self) -> str:
         return f"<SubjectKey {self.id.hex()[:8]}>"
@@ -122,13 +119,24 @@ def _header(key_id: bytes) -> bytes:
     return VERSION + SUITE + key_id + bytes(EPOCH_SIZE)
 
 
+class Epoch(NamedTuple):
+    """An epoch of a field in one database. ``database``: whatever tells it from others that have the same epochs."""
+
+    database: Hashable
+    field_id: str
+    number: int
+
+
 class KeyCache(KeyMaterial):
-    """Subject keys by id, at most ``max_size`` of them, none older than ``max_age``. Thread safe.
+    """Subject keys by id and epoch keys, at most ``max_size`` of each, none older than ``max_age``. Thread safe.
 
     A key that somebody else still refers to (a result page does) is found by ``pinned`` after it left the cache.
     """
 
-    __slots__ = ("_by_field", "_live", "_lock", "_max_age", "_max_size", "_monotonic", "_pinned", "_until")
+    __slots__ = (
+        *("_by_field", "_epochs", "_in_epochs", "_live", "_lock", "_max_size", "_monotonic"),
+        *("_pinned", "_pinned_epochs", "_until", "max_age"),
+    )
 
     def __init__(
         self,
@@ -136,11 +144,14 @@ class KeyCache(KeyMaterial):
         max_age: timedelta = timedelta(minutes=5),
         monotonic: Callable[[], float] = clock.monotonic,
     ) -> None:
-        self._max_size, self._max_age, self._monotonic = max_size, max_age.total_seconds(), monotonic
+        self._max_size, self.max_age, self._monotonic = max_size, max_age, monotonic
         self._live: dict[bytes, SubjectKey] = {}
         self._by_field: dict[str, dict[bytes, ValueKey]] = {}
         self._until: OrderedDict[bytes, float] = OrderedDict()
         self._pinned: WeakValueDictionary[bytes, SubjectKey] = WeakValueDictionary()
+        self._epochs: OrderedDict[Epoch, tuple[SubjectKey, float]] = OrderedDict()
+        self._pinned_epochs: WeakValueDictionary[Epoch, SubjectKey] = WeakValueDictionary()
+        self._in_epochs: dict[bytes, set[tuple[str, bytes]]] = {}
         self._lock = RLock()
 
     @property
@@ -164,6 +175,49 @@ class KeyCache(KeyMaterial):
                 self._by_field.setdefault(field_id, {})[key.header] = made
         return made
 
+    def value_key_in_epoch(self, key: SubjectKey, epoch: Epoch) -> ValueKey | None:
+        """Return the key of one field in one epoch, kept in ``of_field`` as long as both keys are cached.
+
+        None where the epoch's key is not at hand.
+        """
+        held = self.epoch(epoch) or self._pinned_epochs.get(epoch)
+        if held is None:
+            return None
+        made = key.value_key(epoch.field_id, epoch.number, held.secret)
+        with self._lock:
+            if self._live.get(key.header) is key and epoch in self._epochs:
+                self._by_field.setdefault(epoch.field_id, {})[made.header] = made
+                self._in_epochs.setdefault(key.id, set()).add((epoch.field_id, made.header))
+        return made
+
+    def epoch(self, epoch: Epoch) -> SubjectKey | None:
+        """Return the key of an epoch, or None when it is absent or older than the maximum age."""
+        found = self._epochs.get(epoch)
+        return found[0] if found is not None and self._monotonic() <= found[1] else None
+
+    def put_epoch(self, epoch: Epoch, key: SubjectKey) -> None:
+        """Keep the key of an epoch, which was just unwrapped, and evict the oldest beyond the maximum size."""
+        self.drop_expired()
+        with self._lock:
+            self._drop_epoch(epoch)
+            self._epochs[epoch] = key, self._monotonic() + self.max_age.total_seconds()
+            self._pinned_epochs[epoch] = key
+            while len(self._epochs) > self._max_size:
+                self._drop_epoch(next(iter(self._epochs)))
+
+    def forget_epoch(self, epoch: Epoch) -> None:
+        """Drop the key of an epoch at once, pinned or not, with what was derived of it: it was destroyed."""
+        with self._lock:
+            self._drop_epoch(epoch)
+            self._pinned_epochs.pop(epoch, None)
+
+    def _drop_epoch(self, epoch: Epoch) -> None:
+        if self._epochs.pop(epoch, None) is not None:
+            end = epoch.number.to_bytes(EPOCH_SIZE, "big")
+            values = self._by_field.get(epoch.field_id, {})
+            for start in [start for start in values if start.endswith(end)]:
+                values.pop(start, None)
+
     def get(self, key_id: bytes) -> SubjectKey | None:
         """Return the key, or None when it is absent or older than the maximum age."""
         found, until = self._live.get(_header(key_id)), self._until.get(key_id)
@@ -185,7 +239,7 @@ class KeyCache(KeyMaterial):
         fresh = list(keys)
         self.drop_expired()
         with self._lock:
-            until = self._monotonic() + self._max_age
+            until = self._monotonic() + self.max_age.total_seconds()
             for key in fresh:
                 # The object that a page holds stays the one object of its id, or eviction would unpin it.
                 self._live[key.header] = self._pinned.setdefault(key.id, key)
@@ -208,6 +262,9 @@ class KeyCache(KeyMaterial):
             self._live.clear()
             for fields in self._by_field.values():
                 fields.clear()
+            self._in_epochs.clear()
+            self._epochs.clear()
+            self._pinned_epochs.clear()
             self._pinned.clear()
 
     def drop_expired(self) -> None:
@@ -216,6 +273,8 @@ class KeyCache(KeyMaterial):
             now = self._monotonic()
             while self._until and next(iter(self._until.values())) < now:
                 self._drop_oldest()
+            while self._epochs and next(iter(self._epochs.values()))[1] < now:
+                self._drop_epoch(next(iter(self._epochs)))
 
     def _drop_oldest(self) -> None:
         key_id, _ = self._until.popitem(last=False)
@@ -226,6 +285,8 @@ class KeyCache(KeyMaterial):
         self._live.pop(start, None)
         for fields in self._by_field.values():
             fields.pop(start, None)
+        for field_id, start in self._in_epochs.pop(key_id, ()):
+            self._by_field[field_id].pop(start, None)
 
     def __len__(self) -> int:
         return len(self._until)

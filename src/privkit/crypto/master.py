@@ -16,7 +16,7 @@ from privkit.crypto.aead import KEY_SIZE, NONCE_SIZE, TAG_SIZE, KeyMaterial
 from privkit.crypto.document import GENERATION_SIZE, Document, Place
 from privkit.crypto.envelope import length_prefixed
 from privkit.crypto.keyring import Keyring, Provider, Store
-from privkit.crypto.keys import SubjectKey, derive
+from privkit.crypto.keys import SubjectKey
 from privkit.crypto.secret_cache import Secret, SecretCache, Stored
 from privkit.errors import KeyringError, SealedError
 
@@ -156,8 +156,7 @@ class MasterKeyring(Keyring):
 
     def secret(self, name: str) -> bytes:
         """Return 32 bytes for one purpose, such as ``"index"``; they stay the same when generations change."""
-        root = self._secret(self._recent().root)
-        return derive(root.value, info=b"privkit secret v1\0" + name.encode())
+        return self._secret(self._recent().root).derived(b"privkit secret v1\0" + name.encode())
 
     async def prefetch(self) -> None:
         """Have every secret at hand for the next half of ``max_age``, at least, without blocking the event loop.

@@ -1,7 +1,8 @@
 """Keyed index hashes: how a sealed field is found by equality.
 
-The one place that normalises a searched value, so that writing and querying cannot disagree. The version stands
-first in every hash: where a normaliser changes, stored hashes of the old version show themselves and are rebuilt.
+The one place that normalises a searched value, so that writing and querying cannot disagree. The version and the
+number of the index key stand first in every hash: stored hashes of an old version or key show themselves, and are
+rebuilt. The full width is kept: a shorter hash would give rows that are not meant, which count() and joins keep.
 Casing and composition come from Python's Unicode tables, which know more characters from one release to the next.
 """
 
@@ -21,15 +22,26 @@ from privkit.errors import InvalidValue, MappingError
 
 NORMALISER_VERSION = 1
 INDEX_SIZE = 16
+PREFIX_SIZE = 2
 _IDN = "xn--"
 _LONGEST_LABEL = 63
 _UNROUNDED = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)
 
 
-def index_hash(key: bytes, field_id: str, normaliser: str, value: Any) -> bytes:
-    """Return 16 bytes: ``NORMALISER_VERSION``, then 15 bytes of HMAC-SHA256 over field, normaliser and value.
+def key_name(number: int) -> str:
+    """Return what a keyring's secret for the index key of this number is called."""
+    return "index" if number == 1 else f"index:{number}"
 
-    ``key``: ``Keyring.secret("index")``. A value that is not text takes ``"exact"`` only, and equal values (2.0 and
+
+def prefix(number: int) -> bytes:
+    """Return how every present hash under the index key of this number begins."""
+    return bytes((NORMALISER_VERSION, number))
+
+
+def index_hash(key: bytes, field_id: str, normaliser: str, value: Any, number: int = 1) -> bytes:
+    """Return 16 bytes: ``prefix(number)``, then 14 bytes of HMAC-SHA256 over field, normaliser and value.
+
+    ``key``: ``Keyring.secret(key_name(number))``. A value that is not text takes ``"exact"`` only, and equal values (2.0 and
     2.00 as Decimal, one instant at two offsets) hash alike. Raises MappingError for an unknown normaliser or type,
     InvalidValue where the two do not fit, KeyringError for a key that is not 32 bytes.
     """
@@ -50,7 +62,7 @@ def index_hash(key: bytes, field_id: str, normaliser: str, value: Any) -> bytes:
             fix='Use search=Equality("exact") on this field.',
         )
     data = length_prefixed(field_id.encode(), normaliser.encode(), _value_bytes(value))
-    return bytes((NORMALISER_VERSION,)) + hmac.digest(key, data, "sha256")[: INDEX_SIZE - 1]
+    return prefix(number) + hmac.digest(key, data, "sha256")[: INDEX_SIZE - PREFIX_SIZE]
 
 
 def _value_bytes(value: Any) -> bytes:

@@ -9,16 +9,22 @@ from threading import Lock
 from typing import NamedTuple
 
 from privkit.crypto.aead import Aead, KeyMaterial
+from privkit.crypto.keys import derive
 from privkit.errors import InvalidValue, PrivkitError
 
 
 class Secret(KeyMaterial):
     """32 opened bytes and the cipher under them. Raises KeyringError for another length."""
 
-    __slots__ = ("cipher", "value")
+    __slots__ = ("_derived", "cipher", "value")
 
     def __init__(self, value: bytes) -> None:
         self.value, self.cipher = value, Aead(value)
+        self._derived: dict[bytes, bytes] = {}
+
+    def derived(self, info: bytes) -> bytes:
+        """Return 32 bytes derived for ``info``, kept as long as the secret itself is."""
+        return self._derived.get(info) or self._derived.setdefault(info, derive(self.value, info=info))
 
 
 class Stored(NamedTuple):

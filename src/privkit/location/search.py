@@ -17,7 +17,7 @@ class SearchableField(Protocol):
     """A location field with a ``Nearby`` search, such as ``Rider.home``."""
 
     @property
-    def cell_resolution(self) -> int: ...
+    def cell_resolutions(self) -> Iterable[int]: ...
 
     def in_cells(self, cells: Iterable[int]) -> Any: ...
 
@@ -36,7 +36,7 @@ def nearby(session: Searches, statement: Any, field: Any, centre: GeoPoint, *, m
     field has no ``Nearby`` search; InvalidValue for a radius whose cover would be too large.
     """
     searchable: SearchableField = field
-    cells = cover(centre, metres, searchable.cell_resolution)
+    cells = {cell for each in searchable.cell_resolutions for cell in cover(centre, metres, each)}
     rows = session.execute(statement.where(searchable.in_cells(cells)).add_columns(field)).all()
     found = [(metres_between(centre, place), row[0]) for *row, place in rows if place is not None]
     return [item for distance, item in sorted(found, key=lambda pair: pair[0]) if distance <= metres]

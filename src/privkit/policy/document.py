@@ -15,7 +15,7 @@ from privkit.policy.sections import SECTIONS, Layer, merge, read_keep, read_sect
 PURPOSE = {"description": '"..."', "legal_basis": "contract", "keep": "{for: P30D, after: account_closed}"}
 _NEW_PURPOSE = f"{{account: {{{', '.join(f'{key}: {value}' for key, value in PURPOSE.items())}}}}}"
 _TOP = {"privkit": "1", "purposes": _NEW_PURPOSE}
-_TOP_OPTIONAL = ("extends", "controller", "enforcement", "naive_datetimes", "recipients", *SECTIONS)
+_TOP_OPTIONAL = ("extends", "controller", "enforcement", "keys", "naive_datetimes", "recipients", *SECTIONS)
 _CONTROLLER = ("contact", "representative", "data_protection_officer", "address")
 _RECIPIENT = {"regions": "[eu-west-1]", "purposes": "[...]"}
 
@@ -54,6 +54,8 @@ def _read(path: Path, node: Node, folder: Path, problems: list[Problem]) -> Poli
     purposes, recipients, controller = _purposes(found), _recipients(found), _controller(found)
     enforcement = found.choice("enforcement", ENFORCEMENT) or "enforce"
     naive_datetimes = found.choice("naive_datetimes", ("UTC",))
+    keys = found.table("keys", {"roll": "P90D"})
+    key_roll = keys.period("roll") if keys is not None else None
     default_age = rules.default_age or _no_default(reading)
     if problems or default_age is None:
         return None
@@ -72,6 +74,7 @@ def _read(path: Path, node: Node, folder: Path, problems: list[Problem]) -> Poli
         enforcement=enforcement,
         naive_datetimes=naive_datetimes,
         packs=tuple(used.dates.items()),
+        key_roll=key_roll,
     )
 
 
@@ -136,7 +139,7 @@ def _keep(found: Section) -> tuple[Keep | None, str]:
             message = f"{dotted(path)} is not forever and has no period."
             found.reading.report(node.line, message, paste(path, PURPOSE["keep"]))
         return None, (keep.text("because") if keep is not None else None) or because
-    return read_keep(found), because
+    return read_keep(found, ("epoch",)), because
 
 
 def _recipients(found: Section) -> dict[str, Recipient]:

@@ -23,6 +23,7 @@ from privkit.markers import (
     Precision,
     Year,
 )
+from privkit.policy.epochs import Epochs, divided
 from privkit.policy.problems import Problem, counted, nearest, paste, quoted, refusal
 from privkit.policy.rules import Duty, Keep, Policy, Purpose
 
@@ -48,6 +49,12 @@ class FieldRule:
     duties: tuple[Duty, ...]
     sealed: bool
     sensitive: bool
+    epochs: Epochs | None = None
+
+    @property
+    def keeps(self) -> tuple[Keep | None, ...]:
+        """The keeps of its purposes and duties; None is for ever."""
+        return (*(term.purpose.keep for term in self.terms), *(duty.keep for duty in self.duties))
 
 
 def resolve(policy: Policy, models: Iterable[Model], *, stored: bool = True) -> dict[str, FieldRule]:
@@ -111,9 +118,24 @@ class _Run:
         if item.marker.seal is False and rule is not None and rule.seal:
             message = f"{name} says seal=False, but {rule.where} requires {rule.key} to be sealed."
             self.report(model, message, "seal=None")
-        self.rules[item.id] = FieldRule(
-            item, terms, duties, self._sealed(item), self.policy.sensitive(item.marker.category)
-        )
+        sealed, sensitive = self._sealed(item), self.policy.sensitive(item.marker.category)
+        adopting = item.marker.adopting
+        if adopting is not None and not sealed:
+            self.report(model, f"{name} says adopting=..., and nothing says that it is to be sealed.", "seal=True")
+        epochs = self._epochs(model, name, [keep for _, keep in keeps]) if sealed and self.stored else None
+        self.rules[item.id] = FieldRule(item, terms, duties, sealed and not _dual(item), sensitive, epochs)
+
+    def _epochs(self, model: Model, name: str, keeps: list[Keep | None]) -> Epochs | None:
+        try:
+            epochs = divided(keeps)
+        except ValueError as error:
+            message = f"{name} cannot be divided into epochs: {error}."
+            self.report(model, message, "# one event and one epoch in every keep of the field, or no epoch in any")
+            return None
+        if epochs is not None and not _own_column(model.events.get(epochs.event)):
+            message = f"{name} is divided into epochs of {quoted(epochs.event)}, which is not a column of its own row."
+            self.report(model, message, "# an event that is stored with the row, or no epoch in the keep")
+        return epochs
 
     def _terms(self, model: Model, item: Field, name: str) -> Iterator[Term]:
         for purpose, precision in item.purposes.items():
@@ -229,6 +251,16 @@ def _place(cls: type) -> tuple[str, int]:
         return f"{cls.__module__}.{cls.__qualname__}", 0
     here = os.getcwd() + os.sep
     return file.removeprefix(here), line
+
+
+def _dual(item: Field) -> bool:
+    """Whether a field is still read from the column in which it was before it is sealed."""
+    return item.marker.adopting is not None and item.marker.adopting.phase == "dual"
+
+
+def _own_column(source: str | Latest | None) -> bool:
+    """Whether an event is a column of the row; one that is not mapped at all is reported elsewhere."""
+    return source is None or (isinstance(source, str) and "." not in source)
 
 
 def _source(source: str | Latest) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from datetime import date
+from datetime import date, timedelta
 from types import MappingProxyType
 from typing import Any
 
@@ -25,14 +25,17 @@ LEGAL_BASES = (
 
 CHILDREN = ("allowed", "consent", "never")
 ENFORCEMENT = ("enforce",)
+SHORTEST_EPOCH = timedelta(hours=1)
+"""Narrower buckets than this would need a key for nearly every value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """Keep for ``period`` after the event ``after``."""
+    """Keep for ``period`` after the event ``after``. ``epoch``: the width of the buckets that have their own key."""
 
     period: Period
     after: str
+    epoch: Period | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +124,8 @@ class Policy:
 
     ``digest`` is the SHA-256 of the resolved rules, in hexadecimal: comments and layout do not change it.
     ``packs`` are the rule packs used, each with the day its facts were gathered. ``finite_child_periods``:
-    a purpose that may touch a child's data needs a period that ends.
+    a purpose that may touch a child's data needs a period that ends. ``key_roll``: how often ``privkit keys roll``
+    is to run, which makes destroyed keys final; None: nobody said.
     """
 
     path: str
@@ -138,6 +142,7 @@ class Policy:
     enforcement: str
     naive_datetimes: str | None
     packs: tuple[tuple[str, date], ...]
+    key_roll: Period | None = None
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:

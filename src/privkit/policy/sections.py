@@ -11,7 +11,7 @@ from typing import Any
 from privkit.policy.nodes import Node, Table
 from privkit.policy.problems import paste, quoted
 from privkit.policy.reading import Path, Reading, Section, dotted
-from privkit.policy.rules import AgeRule, Duty, Keep, VerificationMethod
+from privkit.policy.rules import SHORTEST_EPOCH, AgeRule, Duty, Keep, VerificationMethod
 
 SECTIONS = ("categories", "sensitive", "duties", "child")
 KEEP = {"for": "P30D", "after": "account_closed"}
@@ -73,13 +73,17 @@ def read_sections(found: Section, as_of: date | None = None) -> Layer:
     return layer
 
 
-def read_keep(found: Section) -> Keep | None:
-    """Read ``keep: {for: P30D, after: account_closed}``."""
-    keep = found.table("keep", KEEP)
+def read_keep(found: Section, optional: tuple[str, ...] = ()) -> Keep | None:
+    """Read ``keep: {for: P30D, after: account_closed}``; a purpose's may add ``epoch: P1D``."""
+    keep = found.table("keep", KEEP, optional)
     if keep is None:
         return None
-    period, after = keep.period("for"), keep.event("after")
-    return None if period is None or after is None else Keep(period, after)
+    period, after, epoch = keep.period("for"), keep.event("after"), keep.period("epoch")
+    if epoch is not None and (epoch.months or epoch.rest < SHORTEST_EPOCH):
+        path, line = (*keep.path, "epoch"), keep.line_of("epoch")
+        message = f"{dotted(path)} is {quoted(epoch.text)}; an epoch has a fixed length of at least an hour."
+        keep.reading.report(line, message, paste(path, "P1D"))
+    return None if period is None or after is None else Keep(period, after, epoch)
 
 
 def _category(reading: Reading, key: str, node: Node) -> dict[str, Any] | None:

@@ -14,8 +14,8 @@ from privkit.clock import as_utc
 from privkit.deidentify import label, leaves_residue
 from privkit.errors import PlanError
 from privkit.policy import Keep
-from privkit.sqlalchemy import destroy
-from privkit.sqlalchemy.destroy import Target
+from privkit.sqlalchemy import destroy, due
+from privkit.sqlalchemy.due import Target
 from privkit.sqlalchemy.guard import Guard
 
 FORMAT = 1
@@ -23,7 +23,10 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What happens to one field of a table, or to its rows (``field`` None). ``blocked``: due, with dependants."""
+    """What happens to one field of a table, to its rows (``field`` None), or to the keys of a field's epochs.
+
+    ``blocked``: due, with dependants. The last kind has the table privkit_epoch and the field's id.
+    """
 
     table: str
     field: str | None
@@ -72,7 +75,7 @@ class Plan:
 def make(guard: Guard, connection: Connection, at: datetime | None = None) -> Plan:
     """Count what is due at ``at`` (aware; default: now). Raises PlanError where a technique cannot be carried out."""
     as_of = as_utc(at) if at is not None else guard.now()
-    targets = destroy.targets(guard)
+    targets = due.targets(guard)
     check(targets)
     with purposes.internally():
         steps = [_step(guard, connection, target, as_of) for target in targets]
@@ -87,7 +90,7 @@ def check(targets: list[Target]) -> None:
         if column is None or rule is None:
             continue
         in_place = leaves_residue(target.technique) and not column.nullable and not rule.sealed
-        if destroy.unsuppressible(target) or (in_place and rule.field.python_type is not str):
+        if due.unsuppressible(target) or (in_place and rule.field.python_type is not str):
             raise PlanError(
                 f"{rule.field} is NOT NULL and unsealed: it cannot be {label(target.technique)} when it ends.",
                 "The run would fail, or the value would stay for ever.",
@@ -97,15 +100,15 @@ def check(targets: list[Target]) -> None:
 
 
 def _step(guard: Guard, connection: Connection, target: Target, as_of: datetime) -> Step | None:
-    predicate = destroy.due(guard, target, lambda: as_of)
+    predicate = due.due(guard, target, lambda: as_of)
     if predicate is None:
         return None
-    blocked = destroy.blocked(guard, target.table, lambda: as_of) if target.column is None else None
+    blocked = due.blocked(guard, target.table, lambda: as_of) if target.field is None else None
     return Step(
         table=target.table.fullname,
-        field=target.column.name if target.column is not None else None,
-        technique=label(target.technique),
-        rule=_rule(target.keeps or destroy.row_keeps(guard, target.table)),
+        field=target.field,
+        technique=label(target.technique) if target.divided is None else "destroy the epoch's key",
+        rule=_rule(target.keeps or due.row_keeps(guard, target.table)),
         due=count(connection, target, predicate),
         blocked=count(connection, target, blocked) if blocked is not None else 0,
     )

@@ -21,8 +21,9 @@ from privkit.crypto import as_bytes
 from privkit.deidentify import leaves_residue, residue
 from privkit.errors import PlanError, PrivkitError, SealedError, ShreddedError
 from privkit.retention.plan import Plan, Step, check, count
-from privkit.sqlalchemy import destroy, keystore, ledger
-from privkit.sqlalchemy.destroy import Target
+from privkit.sqlalchemy import destroy, due, keystore, ledger
+from privkit.sqlalchemy.due import Target
+from privkit.sqlalchemy.finality import Finality, finality
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.ownership import owner_key
 from privkit.sqlalchemy.types import Guarded
@@ -43,11 +44,15 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One execution of a plan. ``overdue`` is what is still due at the plan's instant, recounted afterwards."""
+    """One execution of a plan. ``overdue`` is what is still due at the plan's instant, recounted afterwards.
+
+    ``finality``: from when on what sealed values it destroyed are unreadable, here and in every copy.
+    """
 
     id: str
     outcomes: tuple[Outcome, ...]
     overdue: int
+    finality: Finality
 
     @property
     def done(self) -> int:
@@ -80,7 +85,8 @@ def purge(guard: Guard, engine: Engine, plan: Plan, *, batch: int = 1000, progre
             overdue = sum(_remaining(guard, connection, target, plan.as_of) for _, target in work)
             done = sum(outcome.done for outcome in outcomes)
             ledger.append(connection, guard, "run_ended", {"run": run_id, "done": done, "overdue": overdue})
-    return Run(run_id, outcomes, overdue)
+            found = finality(connection, guard)
+    return Run(run_id, outcomes, overdue, found)
 
 
 def _refuse_autocommit(connection: Connection) -> None:
@@ -99,12 +105,12 @@ def _matched(guard: Guard, plan: Plan) -> list[tuple[Step, Target]]:
         raise _stale("the policy has changed since it was made")
     if plan.as_of > guard.now():
         raise _stale("its instant lies in the future")
-    targets = destroy.targets(guard)
+    targets = due.targets(guard)
     check(targets)
     known = {
-        (target.table.fullname, target.column.name if target.column is not None else None): target
+        (target.table.fullname, target.field): target
         for target in targets
-        if destroy.due(guard, target, lambda: plan.as_of) is not None
+        if due.due(guard, target, lambda: plan.as_of) is not None
     }
     planned = {(step.table, step.field): step for step in plan.steps}
     if planned.keys() != known.keys() or len(planned) != len(plan.steps):
@@ -117,7 +123,7 @@ def _stale(why: str) -> PlanError:
 
 
 def _remaining(guard: Guard, connection: Connection, target: Target, as_of: datetime) -> int:
-    predicate = destroy.due(guard, target, lambda: as_of)
+    predicate = due.due(guard, target, lambda: as_of)
     return count(connection, target, predicate) if predicate is not None else 0
 
 
@@ -180,10 +186,10 @@ class _Work:
         """Select the keys of the next due rows, with the stored value where a residue is made of it."""
         keys = destroy.key_columns(self.target.table)
         columns: list[Any] = list(keys)
-        if leaves_residue(self.target.technique):
+        if leaves_residue(self.target.technique) and self.target.column is not None:
             columns.append(self._stored())
             columns.append(self._owner())
-        predicate = destroy.due(self.guard, self.target, lambda: self.as_of)
+        predicate = due.due(self.guard, self.target, lambda: self.as_of)
         assert predicate is not None
         query = select(*columns).where(predicate, *destroy.keyset(keys, after))
         query = query.order_by(*keys).limit(self.batch).with_for_update(of=self.target.table)
@@ -204,6 +210,8 @@ class _Work:
         return self.target.rule is not None and self.target.rule.sealed
 
     def _destroy(self, connection: Connection, rows: list[Any]) -> tuple[int, int]:
+        if self.target.divided is not None:
+            return destroy.destroy_epochs(connection, self.guard, [tuple(row[:2]) for row in rows]), 0
         if self.target.column is None:
             return destroy.delete_rows(connection, self.guard, self.target.table, rows), 0
         if not leaves_residue(self.target.technique):
@@ -216,7 +224,9 @@ class _Work:
         assert self.target.rule is not None
         if self._sealed:
             keystore.load(connection, self.guard, {as_bytes(stored)[2:18] for *_, stored, _ in rows})
-        open_value = self.guard.opener(self.target.rule.field) if self._sealed else lambda value: value
+        open_value = (
+            self.guard.opener(self.target.rule.field, connection.dialect) if self._sealed else lambda value: value
+        )
         secret, today = self.guard.keyring.secret("pseudonym"), cautious_today(self.as_of)
         made: Residues = []
         for *key, stored, owner in rows:

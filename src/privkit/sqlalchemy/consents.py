@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from base64 import b32decode
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, insert, inspect, select
@@ -15,6 +16,7 @@ from sqlalchemy.orm import InstanceState, Session, scoped_session
 
 from privkit.deidentify import token
 from privkit.errors import InvalidValue, MappingError, SealedError
+from privkit.ledger import Entry
 from privkit.purposes import internally
 from privkit.sqlalchemy import ledger
 from privkit.sqlalchemy.guard import Guard
@@ -133,7 +135,18 @@ def _record(
         added = connection.execute(insert(consent).values(row | {"purpose": name, "at": guard.now()}))
         numbers.append(added.inserted_primary_key[0])  # type: ignore[index]
     body = {"purposes": names, "method": method, "guardian": who and who.hex(), "rows": numbers}
-    ledger.append(connection, guard, f"consent_{event}", body)
+    # Whose consent was withdrawn has to outlive the database; whose was given has not.
+    whose = {"subject": subject_key.hex()} if event == WITHDRAWN else {}
+    ledger.append(connection, guard, f"consent_{event}", body | whose)
+
+
+@ledger.redoes("consent_withdrawn")
+def _withdraw_again(connection: Connection, guard: Guard, entry: Entry, body: dict[str, Any]) -> None:
+    """Consent that was given since is not given again: nobody's consent is made up."""
+    guardian = body["guardian"] and bytes.fromhex(body["guardian"])
+    row = {"subject": bytes.fromhex(body["subject"]), "event": WITHDRAWN, "guardian": guardian}
+    rows = [row | {"purpose": name, "at": datetime.fromisoformat(entry.at)} for name in body["purposes"]]
+    connection.execute(insert(guard.own_table(CONSENT)), rows)
 
 
 def _names(guard: Guard, purposes: Iterable[str]) -> list[str]:
@@ -192,18 +205,24 @@ def _subject(session: Session | scoped_session[Any], subject: object) -> tuple[C
     """Return the session's connection for a data subject's row, and the row's key id."""
     if not isinstance(session, Session | scoped_session):
         raise _no_target(session)
-    instance = inspect(subject, raiseerr=False)
-    if not isinstance(instance, InstanceState) or KEY_COLUMN not in instance.mapper.columns:
-        raise MappingError(
-            f"A {type(subject).__name__} is not a data subject.",
-            "Consent is given for a person, and covers all rows that are owned by that person.",
-            "Pass the object of the class that is marked @data_subject.",
-        )
+    instance = _mapped(subject)
     session.flush()
     if instance.identity is None:
         raise _rowless(type(subject).__name__)
+    connection = session.connection(bind_arguments={"mapper": instance.mapper})
+    return connection, key_of(connection, subject)
+
+
+def key_of(connection: Connection, subject: object) -> bytes:
+    """Return the key id of a data subject's row, by the identity of its object; the session may be another.
+
+    Raises MappingError for what is no data subject, InvalidValue where there is no row, SealedError where the row
+    has no key.
+    """
+    instance = _mapped(subject)
+    if instance.identity is None:
+        raise _rowless(type(subject).__name__)
     mapper = instance.mapper
-    connection = session.connection(bind_arguments={"mapper": mapper})
     row = zip(mapper.primary_key, instance.identity, strict=True)
     query = select(mapper.columns[KEY_COLUMN]).select_from(mapper.persist_selectable)
     with internally():
@@ -213,10 +232,21 @@ def _subject(session: Session | scoped_session[Any], subject: object) -> tuple[C
     if found[0] is None:
         raise SealedError(
             f"A row of {mapper.local_table} has no data subject's key.",
-            "It was written before privkit protected the table; consent could not be tied to it.",
+            "It was written before privkit protected the table; nothing could be tied to it.",
             "Write the data subject anew through a protected engine.",
         )
-    return connection, bytes(found[0])
+    return bytes(found[0])
+
+
+def _mapped(subject: object) -> InstanceState[Any]:
+    instance = inspect(subject, raiseerr=False)
+    if not isinstance(instance, InstanceState) or KEY_COLUMN not in instance.mapper.columns:
+        raise MappingError(
+            f"A {type(subject).__name__} is not a data subject.",
+            "Consent, and erasure, are about a person, and cover all rows that are owned by that person.",
+            "Pass the object of the class that is marked @data_subject.",
+        )
+    return instance
 
 
 def _rowless(name: str) -> InvalidValue:

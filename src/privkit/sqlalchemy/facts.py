@@ -30,7 +30,8 @@ from sqlalchemy.sql.selectable import AliasedReturnsRows, CompoundSelect, Select
 from sqlalchemy.sql.visitors import ExternallyTraversible
 
 from privkit.catalog import Field
-from privkit.sqlalchemy.types import COVERED, Guarded, SearchIndex, field_of, original
+from privkit.sqlalchemy.index import SearchIndex
+from privkit.sqlalchemy.types import COPIED, COVERED, Guarded, field_of, original
 
 CRITERION = "for_loader_criteria"
 """SQLAlchemy's annotation of criteria that with_loader_criteria() added, which it keeps when it adapts them."""
@@ -43,7 +44,8 @@ _LISTED = ("_raw_columns", "_from_obj", "_correlate", "_correlate_except")
 class Facts:
     """What the gates need to know of a statement.
 
-    ``uncovered``: used without their expiry condition. ``sealed_at``: positions of sealed values in its rows.
+    ``uncovered``: used without their expiry condition. ``sealed_at``: the positions of sealed values in its
+    rows, with their field ids.
     ``searches``: by a search index. ``mixed``: a field that one arm of a union returns where another returns
     something else.
     """
@@ -52,7 +54,7 @@ class Facts:
     used: dict[str, Field] = field(default_factory=dict)
     uncovered: dict[str, Field] = field(default_factory=dict)
     tables: set[Table] = field(default_factory=set)
-    sealed_at: tuple[int, ...] = ()
+    sealed_at: tuple[tuple[int, str], ...] = ()
     textual: bool = False
     searches: bool = False
     mixed: Field | None = None
@@ -85,10 +87,17 @@ def _gather(compiled: SQLCompiler) -> Facts:
     else:
         _walk(compiled.statement, facts, spell_out=True)
     facts.sealed_at = tuple(
-        position
+        (position, entry.type.field.id)
         for position, entry in enumerate(compiled._result_columns)
         if isinstance(entry.type, Guarded) and entry.type.sealed
     )
+    return facts
+
+
+def facts_of_clause(clause: Any) -> Facts:
+    """Return the facts of one clause: all that it names is used."""
+    facts = Facts()
+    _walk(clause, facts, spell_out=False)
     return facts
 
 
@@ -108,7 +117,8 @@ def _walk(statement: Any, facts: Facts, *, spell_out: bool) -> None:
     seen: set[tuple[int, _Place]] = set()
     while stack:
         node, place = stack.pop()
-        if CRITERION in getattr(node, "_annotations", ()):
+        annotations = getattr(node, "_annotations", ())
+        if CRITERION in annotations or COPIED in annotations:
             continue
         if isinstance(node, ColumnClause) and node.table is not None:
             _note_column(node, facts, place)

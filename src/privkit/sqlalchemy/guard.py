@@ -5,13 +5,15 @@ The gates, the types and the runs all ask this object; it never reads the databa
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
-from sqlalchemy import Dialect, Table
+from sqlalchemy import DateTime, Dialect, Table
 from sqlalchemy.orm import Mapper
 from sqlalchemy.sql.selectable import NamedFromClause
 
@@ -23,6 +25,7 @@ from privkit.crypto import (
     DESTROYED,
     HEADER_SIZE,
     Codec,
+    Epoch,
     KeyCache,
     Keyring,
     SubjectKey,
@@ -32,16 +35,20 @@ from privkit.crypto import (
     parse,
 )
 from privkit.crypto.aead import Draw
-from privkit.crypto.envelope import open_own
+from privkit.crypto.envelope import ValueKey, open_own
+from privkit.crypto.search import key_name
 from privkit.deidentify import reduce
-from privkit.errors import NotProtectedError, PrivkitError, SealedError, ShreddedError
-from privkit.markers import Equality
+from privkit.errors import MappingError, NotProtectedError, PrivkitError, SealedError, ShreddedError
+from privkit.location import GeoPoint, cell_int
+from privkit.ledger import OutsideLedger
+from privkit.markers import Equality, Nearby
 from privkit.policy import Policy
 from privkit.policy.resolve import FieldRule, resolve
 from privkit.purposes import Access, Scope
-from privkit.sqlalchemy import mapping, tables
+from privkit.sqlalchemy import mapping, pairs, tables, unique
 from privkit.sqlalchemy.attributes import not_needed
-from privkit.sqlalchemy.types import Guarded, Processor
+from privkit.sqlalchemy.silence import unconverted
+from privkit.sqlalchemy.types import Guarded, Processor, plain_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +93,26 @@ class Guard:
     """The rules, keys and clock of one ``Privacy``."""
 
     def __init__(
-        self, policy: Policy, mappers: Callable[[], Iterable[Mapper[Any]]], keyring: Keyring, clock: Clock
+        self,
+        policy: Policy,
+        mappers: Callable[[], Iterable[Mapper[Any]]],
+        keyring: Keyring,
+        clock: Clock,
+        outside: OutsideLedger | None = None,
     ) -> None:
+        self.outside = outside
+        """The copy of the ledger outside the database."""
         self.policy, self.keyring, self.mappers, self._clock = policy, keyring, mappers, clock
         self.keys = KeyCache()
-        self.shredded: set[bytes] = set()
+        self.shredded: set[bytes | Epoch] = set()
+        self.fallbacks: Counter[str] = Counter()
+        """How many values of each adopted field were read by this process from where they were before."""
         self.rules: dict[str, FieldRule] = {}
         self.classes: dict[type, Protected] = {}
         self.tables: dict[Table, Protected] = {}
         self.proven: WeakKeyDictionary[Dialect, Keyring] = WeakKeyDictionary()
+        self.alone: WeakSet[Dialect] = WeakSet()
+        """The engines whose databases were seen to have no copy outside."""
         self.version = 0
         self._declarations = -1
         self.criteria = Memory()
@@ -117,11 +135,34 @@ class Guard:
                 kind = each.mapper.columns[name].type
                 assert isinstance(kind, Guarded)
                 kind.decide(self, sealed=self.rules[field.id].sealed)
+                for other in pairs.pair(each.mapper.columns[name]) or ():
+                    other.type.decide(self, sealed=self.rules[field.id].sealed)
+            self._check_epochs(each)
         self.tables = {}
         for each in sorted(classes.values(), key=lambda each: len(each.mapper.class_.__mro__)):
             self.tables.setdefault(each.table, each)
+        for table in self.tables:
+            unique.settle(table)
         self.version += 1
         self._declarations = mapping.declarations
+
+    def _check_epochs(self, each: Protected) -> None:
+        """An epoch is decided when a row is written, so its event has to be a time in the same row."""
+        for name, field in each.model.fields.items():
+            found = self.rules[field.id].epochs
+            column = each.mapper.columns.get(str(each.model.events[found.event])) if found is not None else None
+            if found is None or (
+                column is not None
+                and column.table is each.mapper.columns[name].table
+                and isinstance(plain_type(column), DateTime)
+            ):
+                continue
+            raise MappingError(
+                f"{field} is sealed in epochs of {found.event!r}, which is no time column of its own table.",
+                "The epoch of a value is decided when its row is written.",
+                "Map the event to a DateTime column of the same table, or take the epoch out of the policy.",
+                field=field.id,
+            )
 
     def resembles(self, table: Table) -> bool:
         """Whether a table has a protected table's name without being it, as one reflected elsewhere does."""
@@ -171,8 +212,8 @@ class Guard:
         """Return what is known of a mapped class, or of the nearest base that declares something."""
         return next((self.classes[base] for base in cls.__mro__ if base in self.classes), None)
 
-    def opener(self, field: Field) -> Processor:
-        """Build the function that opens one field's stored values under the current purpose."""
+    def opener(self, field: Field, dialect: Dialect) -> Processor:
+        """Build the function that opens one field's values, stored in one database, under the current purpose."""
         codec, field_id = codec_for(field.python_type), field.id
         keys, latest, quick = self.keys.of_field(field_id), purposes.latest, codec.quick_decode
 
@@ -186,29 +227,61 @@ class Guard:
                 if access.exact:
                     return opened
                 return reduce(access.precision, opened, cautious_today(self.now()))
-            except Exception:  # noqa: S110
-                pass  # no purpose, a key's first use, another epoch, what does not open: told apart step by step
-            return self._open(field, codec, value)
+            except Exception:
+                opened = None  # no purpose, a key's first use, what does not open: told apart step by step
+            return self._open(field, codec, value, dialect)
 
         return process
 
-    def _open(self, field: Field, codec: Codec, value: Any) -> Any:
+    def _open(self, field: Field, codec: Codec, value: Any, dialect: Dialect) -> Any:
         """Open one value. Raises PurposeError where it may not be seen, SealedError where it does not open."""
         access = _access(field)
         if value is None:
             return None
+        if field.marker.adopting is not None and pairs.is_previous(field, value):
+            opened = pairs.read(field, value, lambda: self.now().date())
+            self.fallbacks[field.id] += 1
+            return opened if access.exact else reduce(access.precision, opened, cautious_today(self.now()))
         envelope = as_bytes(value)
-        key_id = envelope[2:18]
-        key = self.keys.live.get(envelope[:HEADER_SIZE]) or self.keys.get(key_id) or self.keys.pinned(key_id)
-        if key is None:
-            if envelope == DESTROYED:
-                return None
-            raise self._unopened(field, envelope)
+        if envelope == DESTROYED:
+            return None
         try:
-            opened = codec.decode(self.keys.value_key(key, field.id).open(envelope))
+            opened = codec.decode(self._plaintext(field, envelope, dialect))
+            return opened if access.exact else reduce(access.precision, opened, cautious_today(self.now()))
+        except PrivkitError as error:
+            opened, refusal = None, error if "field" in error.data else _in_field(error, field)
+        raise refusal  # out here, so that no frame is chained that holds the value
+
+    def _plaintext(self, field: Field, envelope: bytes, dialect: Dialect) -> bytes:
+        """Open an envelope under the field's id, or under one that it had before: such a value is to be resealed."""
+        try:
+            return self._value_key(field, envelope, dialect).open(envelope)
+        except SealedError as error:
+            refusal = error
+        for former in field.marker.formerly:
+            with suppress(SealedError):
+                return self._value_key(replace(field, id=former), envelope, dialect).open(envelope)
+        raise refusal
+
+    def _value_key(self, field: Field, envelope: bytes, dialect: Dialect) -> ValueKey:
+        """Return the key that an envelope names. Raises SealedError or ShreddedError where it is not at hand."""
+        if len(envelope) == 1:
+            # What a query returns in place of an envelope whose key is not the row's data subject's.
+            raise _not_theirs(field)
+        try:
+            key_id, number = parse(envelope)
         except SealedError as error:
             raise _in_field(error, field) from None
-        return opened if access.exact else reduce(access.precision, opened, cautious_today(self.now()))
+        key = self.keys.get(key_id) or self.keys.pinned(key_id)
+        if key is None:
+            raise _shredded(field) if key_id in self.shredded else _unknown_key(field)
+        if not number:
+            return self.keys.value_key(key, field.id)
+        epoch = Epoch(dialect, field.id, number)
+        found = self.keys.value_key_in_epoch(key, epoch)
+        if found is None:
+            raise _shredded(field) if epoch in self.shredded else _unknown_key(field)
+        return found
 
     def reader(self, field: Field, plain: Processor | None) -> Processor:
         """Build the function that hands out one unsealed field's values under the current purpose."""
@@ -221,29 +294,41 @@ class Guard:
                 access = None
             if access is None:
                 access = _access(field)
-            if plain is not None:
-                value = plain(value)
-            return value if access.exact else reduce(access.precision, value, cautious_today(self.now()))
+            try:
+                if plain is not None:
+                    value = plain(value)
+                return value if access.exact else reduce(access.precision, value, cautious_today(self.now()))
+            except PrivkitError as error:
+                refusal = _in_field(error, field)
+            except Exception:
+                refusal = unconverted(field, "read as")
+            value = None
+            raise refusal  # out here, so that nothing is chained that holds the value
 
         return process
 
-    def sealer(self, field: Field, draw: Draw) -> Callable[[SubjectKey, Any], bytes]:
-        """Build the function that seals one field's values for their data subjects, with nonces from ``draw``.
+    def sealer(self, field: Field, dialect: Dialect, draw: Draw) -> Callable[[SubjectKey, int, Any], bytes]:
+        """Build the function that seals one field's values for a data subject in an epoch, with nonces from ``draw``.
 
-        It raises InvalidValue for a value of another type.
+        The keys of epochs have to be loaded. It raises InvalidValue for a value of another type.
         """
         codec, field_id = codec_for(field.python_type), field.id
         quick, declared = codec.quick_encode, codec.declared
-        keys, derive = self.keys.of_field(field_id), self.keys.value_key
+        keys, derive, derive_in = self.keys.of_field(field_id), self.keys.value_key, self.keys.value_key_in_epoch
 
-        def seal(key: SubjectKey, value: Any) -> bytes:
+        def seal(key: SubjectKey, epoch: int, value: Any) -> bytes:
             try:
                 plaintext = quick(value) if type(value) is declared else None
             except Exception:  # told apart below, where nothing is chained that may hold the value
                 plaintext = None
             if plaintext is None:
                 plaintext = self._encoded(field, codec, value)
-            return (keys.get(key.header) or derive(key, field_id)).seal(plaintext, draw)
+            if not epoch:
+                return (keys.get(key.header) or derive(key, field_id)).seal(plaintext, draw)
+            value_key = derive_in(key, Epoch(dialect, field_id, epoch))
+            if value_key is None:
+                raise _unknown_key(field)
+            return value_key.seal(plaintext, draw)
 
         return seal
 
@@ -253,43 +338,25 @@ class Guard:
         except PrivkitError as error:
             raise _in_field(error, field) from None
 
-    def index_hash(self, field: Field, value: Any) -> bytes:
-        """Return the search hash of one value: of the text for Equality, of the H3 cell (an int) for Nearby."""
-        search = field.marker.search
+    def index_hash(self, field: Field, value: Any, search: Equality | Nearby | None = None) -> bytes:
+        """Return the search hash of one value; for Nearby of a location, or of an H3 cell as an int.
+
+        ``search``: another than the marker's own, of those that it names in ``also``.
+        """
+        search = search or field.marker.search
+        assert search is not None
         try:
-            if isinstance(search, Equality):
-                codec_for(field.python_type).encode(value)  # only a value of the declared type can be found
-            normaliser = search.normaliser if isinstance(search, Equality) else "exact"
-            return index_hash(self.keyring.secret("index"), field.id, normaliser, value)
+            if isinstance(search, Nearby):
+                normaliser = "exact"
+                value = cell_int(value, search.resolution) if isinstance(value, GeoPoint) else value
+            else:
+                normaliser = search.normaliser
+                if type(value) is not field.python_type:
+                    codec_for(field.python_type).encode(value)  # only a value of the declared type can be found
+            secret = self.keyring.secret(key_name(search.key))
+            return index_hash(secret, field.id, normaliser, value, search.key)
         except PrivkitError as error:
             raise _in_field(error, field) from None
-
-    def _unopened(self, field: Field, envelope: bytes) -> SealedError:
-        if len(envelope) == 1:
-            # What a query returns in place of an envelope whose key is not the row's data subject's.
-            return SealedError(
-                f"A sealed value of {field} is not its row's data subject's.",
-                "It was copied from another row, or the row's owner was changed without sealing it again.",
-                "Restore the row, or write the field anew for its owner.",
-                field=field.id,
-            )
-        try:
-            key_id = parse(envelope).key_id
-        except SealedError as error:
-            located: SealedError = _in_field(error, field)
-            return located
-        if key_id in self.shredded:
-            return ShreddedError(
-                f"The key of a sealed value of {field} was destroyed.",
-                "Its data subject was erased or expired; no copy of the value can be read again.",
-                field=field.id,
-            )
-        return SealedError(
-            f"The key of a sealed value of {field} is not in this database's key table.",
-            "The row was copied from another database, or the key table was not restored with it.",
-            "Restore privkit_key together with the tables it belongs to.",
-            field=field.id,
-        )
 
 
 def _access(field: Field) -> Access:
@@ -302,3 +369,29 @@ def _access(field: Field) -> Access:
 
 def _in_field(error: PrivkitError, field: Field) -> Any:
     return type(error)(f"{field}: {error.what}", error.why, error.fix, **{**error.data, "field": field.id})
+
+
+def _not_theirs(field: Field) -> SealedError:
+    return SealedError(
+        f"A sealed value of {field} is not its row's data subject's.",
+        "It was copied from another row, or the row's owner was changed without sealing it again.",
+        "Restore the row, or write the field anew for its owner.",
+        field=field.id,
+    )
+
+
+def _shredded(field: Field) -> ShreddedError:
+    return ShreddedError(
+        f"The key of a sealed value of {field} was destroyed.",
+        "Its data subject was erased, or its time has ended; no copy of the value can be read again.",
+        field=field.id,
+    )
+
+
+def _unknown_key(field: Field) -> SealedError:
+    return SealedError(
+        f"The key of a sealed value of {field} is not in this database's key tables.",
+        "The row was copied from another database, or the key tables were not restored with it.",
+        "Restore privkit_key and privkit_epoch together with the tables they belong to.",
+        field=field.id,
+    )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
     FromClause,
+    Select,
     Table,
     and_,
     bindparam,
@@ -22,8 +24,8 @@ from sqlalchemy import (
 )
 
 from privkit.clock import as_utc
-from privkit.deidentify import token
 from privkit.errors import InvalidValue
+from privkit.ledger import Entry
 from privkit.sqlalchemy import ledger
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.mapping import KEY_COLUMN
@@ -59,7 +61,7 @@ def place(
     values = {"subject": subject, "table_name": table, "reason": reason, "placed_by": by, "placed_at": now}
     placed = connection.execute(insert(hold).values(values | {"until": ends}))
     hold_id: int = placed.inserted_primary_key[0]  # type: ignore[index]
-    body = {"hold": hold_id, "one_subject": subject is not None, "table": table, "by": _who(guard, by)}
+    body = {"hold": hold_id, "subject": subject and subject.hex(), "table": table, "by": ledger.who(guard, by)}
     ledger.append(connection, guard, "hold_placed", body | {"until": ends and ends.isoformat()})
     return hold_id
 
@@ -76,7 +78,33 @@ def release(connection: Connection, guard: Guard, hold_id: int, *, by: str) -> N
             "Nothing was released: it was released before, or never placed.",
             "Take the id that placing it returned.",
         )
-    ledger.append(connection, guard, "hold_released", {"hold": hold_id, "by": _who(guard, by)})
+    ledger.append(connection, guard, "hold_released", {"hold": hold_id, "by": ledger.who(guard, by)})
+
+
+@ledger.redoes("hold_placed")
+def _place_again(connection: Connection, guard: Guard, entry: Entry, body: dict[str, Any]) -> None:
+    """Its reason, and who placed it, were in the database only."""
+    hold, subject, until = guard.own_table(HOLD), body["subject"], body["until"]
+    values = {
+        "id": body["hold"],
+        "subject": bytes.fromhex(subject) if subject is not None else None,
+        "table_name": body["table"],
+        "reason": f"line {entry.seq} of the ledger; its text was lost with the database that was restored",
+        "placed_by": body["by"],
+        "placed_at": datetime.fromisoformat(entry.at),
+        "until": datetime.fromisoformat(until) if until is not None else None,
+    }
+    connection.execute(insert(hold).values(values))
+    if connection.dialect.name == "postgresql":  # the next hold must not be given this one's number
+        sequence = func.pg_get_serial_sequence(hold.fullname, "id")
+        connection.execute(select(func.setval(sequence, select(func.max(hold.c.id)).scalar_subquery())))
+
+
+@ledger.redoes("hold_released")
+def _release_again(connection: Connection, guard: Guard, entry: Entry, body: dict[str, Any]) -> None:
+    hold = guard.own_table(HOLD)
+    placed = update(hold).where(hold.c.id == body["hold"], hold.c.released_at.is_(None))
+    connection.execute(placed.values(released_at=datetime.fromisoformat(entry.at)))
 
 
 def held(guard: Guard, table: Table, at: FromClause, now: Callable[[], datetime]) -> ColumnElement[bool]:
@@ -87,13 +115,25 @@ def held(guard: Guard, table: Table, at: FromClause, now: Callable[[], datetime]
     hold = guard.own_table(HOLD).alias()
     here = hold.c.table_name.in_(list(_names(guard, table)))
     whole = exists(select(1).select_from(hold).where(_active(hold, now), hold.c.subject.is_(None), here))
-    if not _has_owner(guard, table):
+    if not has_owner(guard, table):
         return whole
     theirs = guard.own_table(HOLD).alias()
     there = or_(theirs.c.table_name.is_(None), theirs.c.table_name.in_(list(_names(guard, table))))
     subjects = select(theirs.c.subject).where(_active(theirs, now), theirs.c.subject.is_not(None), there)
     # A row whose owner is not set yet has no key id, and NULL IN (...) would be neither held nor free.
     return or_(whole, func.coalesce(owner_key(guard, table, at).in_(subjects), false()))
+
+
+def any_active(guard: Guard, now: Callable[[], datetime]) -> Select[Any]:
+    """Return a query for the holds in force at ``now``, to spare the look at every row while there is none."""
+    hold = guard.own_table(HOLD).alias()
+    return select(hold.c.id).where(_active(hold, now))
+
+
+def on_subject(guard: Guard, key_id: bytes, now: Callable[[], datetime]) -> Select[Any]:
+    """Return a query for the holds in force at ``now`` that name one data subject."""
+    hold = guard.own_table(HOLD).alias()
+    return select(hold.c.id).where(_active(hold, now), hold.c.subject == key_id)
 
 
 def _active(hold: FromClause, now: Callable[[], datetime]) -> ColumnElement[bool]:
@@ -116,17 +156,18 @@ def _base(guard: Guard, table: Table) -> Table | None:
     return base if isinstance(base, Table) and base is not table else None
 
 
-def _has_owner(guard: Guard, table: Table) -> bool:
+def has_owner(guard: Guard, table: Table) -> bool:
+    """Whether the rows of a table are data subjects or belong to some."""
     if KEY_COLUMN in table.columns or (table in guard.tables and guard.tables[table].model.owners):
         return True
     base = _base(guard, table)
-    return base is not None and _has_owner(guard, base)
+    return base is not None and has_owner(guard, base)
 
 
 def _check_reach(connection: Connection, guard: Guard, subject: bytes | None, table: str | None) -> None:
     if subject is None and table is None:
         raise _useless("It names neither a data subject nor a table.", "Give subject=, table= or both.")
-    owned = {each.fullname: _has_owner(guard, each) for each in guard.tables}
+    owned = {each.fullname: has_owner(guard, each) for each in guard.tables}
     if table is not None and table not in owned:
         raise _useless("It names a table that holds no personal data.", f"Use one of: {', '.join(sorted(owned))}.")
     if subject is not None and table is not None and not owned[table]:
@@ -147,8 +188,3 @@ def _require(text: str, what: str) -> None:
 
 def _useless(why: str, fix: str) -> InvalidValue:
     return InvalidValue("The hold would hold nothing.", why, fix)
-
-
-def _who(guard: Guard, name: str) -> str:
-    """A keyed token, by which the ledger can confirm a name without holding it."""
-    return token(guard.keyring.secret("ledger-names"), "ledger", name)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from sqlite3 import sqlite_version_info
-from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
 from privkit.crypto import SubjectKey
 from privkit.errors import ShreddedError
 from privkit.purposes import internally
+from privkit.sqlalchemy import ledger, wrapping
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.tables import KEY
 
@@ -44,6 +44,8 @@ def load(connection: Connection, guard: Guard, ids: Iterable[bytes]) -> list[Sub
     missing = [key_id for key_id, key in known.items() if key is None]
     fresh: list[SubjectKey] = []
     table = guard.own_table(KEY) if missing else None
+    if missing:
+        ledger.before_keys(connection, guard)
     for start in range(0, len(missing), CHUNK):
         assert table is not None
         chunk = missing[start : start + CHUNK]
@@ -73,12 +75,10 @@ def for_sealing(connection: Connection, guard: Guard, ids: Iterable[bytes]) -> d
 
 def create(connection: Connection, guard: Guard, count: int) -> list[SubjectKey]:
     """Create keys for new data subjects, in the transaction of ``connection``."""
+    ledger.before_keys(connection, guard)
     verify_keyring(connection, guard)
     keys = [SubjectKey.new() for _ in range(count)]
-    now = guard.now()
-    rows: list[dict[str, Any]] = [
-        {"id": key.id, "wrapped": guard.keyring.wrap(key.id, key.secret), "created_at": now} for key in keys
-    ]
-    connection.execute(insert(guard.own_table(KEY)), rows)
+    now, table = guard.now(), guard.own_table(KEY)
+    wrapping.store(connection, guard, table, insert(table), [{"id": key.id, "created_at": now} for key in keys], keys)
     guard.keys.put(keys)
     return keys

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import weakref
 from typing import Any
 
-from sqlalchemy import Engine, Select, Table, event, inspect
+from sqlalchemy import Connection, Engine, Select, Table, event, inspect
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import ORMExecuteState, Session
 from sqlalchemy.sql import visitors
@@ -14,7 +14,7 @@ from sqlalchemy.sql.lambdas import LambdaElement
 
 from privkit import purposes
 from privkit.errors import NotProtectedError, PrivkitError
-from privkit.sqlalchemy import criteria, read_gate, write_gate
+from privkit.sqlalchemy import criteria, ledger, read_gate, silence, upserts, write_gate
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.registry import executing, guard_of, register
 
@@ -33,17 +33,62 @@ def protect(guard: Guard, engine: Engine | AsyncEngine) -> None:
         return
     register(sync.dialect, guard)
     sync.clear_compiled_cache()
-    sync.hide_parameters = True
+    silence.quieten(sync)
+    event.listen(sync, "engine_connect", engine_connect)
     event.listen(sync, "before_execute", before_execute, retval=True)
+    event.listen(sync, "after_execute", after_execute)
     event.listen(sync, "before_cursor_execute", before_cursor_execute)
     event.listen(sync, "after_cursor_execute", after_cursor_execute)
     event.listen(sync, "handle_error", handle_error)
+    if guard.outside is not None:
+        event.listen(sync, "engine_connect", meet_outside)
+        event.listen(sync, "commit", before_commit)
+        event.listen(sync, "commit_twophase", before_commit)
+        event.listen(sync, "rollback", ledger.forget)
+        event.listen(sync, "rollback_twophase", after_rollback)
+
+
+def engine_connect(connection: Connection) -> None:
+    """An engine that ``execution_options`` made of this one logs for itself."""
+    silence.quieten(connection.engine)
+
+
+def meet_outside(connection: Connection) -> None:
+    """Compare the database with the copy of its ledger outside it, before anything is done there."""
+    guard = guard_of(connection.dialect)
+    assert guard is not None
+    try:
+        ledger.engine_connect(connection, guard)
+    except BaseException:
+        connection.close()  # nobody else holds it
+        raise
+
+
+def before_commit(connection: Connection, *transaction: Any) -> None:
+    """Write the transaction's lines outside; where that fails, nothing is committed."""
+    guard = guard_of(connection.dialect)
+    assert guard is not None
+    ledger.before_commit(connection, guard)
+
+
+def after_rollback(connection: Connection, *transaction: Any) -> None:
+    """Lines of a prepared transaction that is rolled back go nowhere."""
+    ledger.forget(connection)
 
 
 def before_execute(
     connection: Any, statement: Any, many: Any, one: Any, execution_options: Any
 ) -> tuple[Any, Any, Any]:
     """Seal what is written; add criteria to a Core SELECT that arrived without them."""
+    try:
+        return _prepared(connection, statement, many, one)
+    except BaseException as error:
+        statement = many = one = None
+        silence.clean(error)
+        raise
+
+
+def _prepared(connection: Any, statement: Any, many: Any, one: Any) -> tuple[Any, Any, Any]:
     guard = guard_of(connection.dialect)
     assert guard is not None
     executing.set(guard)
@@ -53,6 +98,11 @@ def before_execute(
     if isinstance(statement, Select):
         return _core_select(guard, statement), many, one
     return write_gate.before_execute(guard, connection, statement, many, one)
+
+
+def after_execute(connection: Any, statement: Any, many: Any, one: Any, execution_options: Any, result: Any) -> None:
+    """See that an upsert met the rows that it was sealed for."""
+    upserts.after_execute(connection, statement, result)
 
 
 def _core_select(guard: Guard, statement: Select[Any]) -> Select[Any]:
@@ -93,19 +143,15 @@ def after_cursor_execute(
 
 
 def handle_error(context: Any) -> None:
-    """Let privkit's errors through as they are, and take the parameters out of the others."""
-    wrapped = context.sqlalchemy_exception
-    if isinstance(context.original_exception, PrivkitError):
-        raise context.original_exception
-    if wrapped is not None:
+    """Let privkit's errors through as they are, and take parameters and rows out of the others."""
+    original, wrapped = context.original_exception, context.sqlalchemy_exception
+    silence.clean(original)
+    if isinstance(original, PrivkitError):
+        raise original
+    if isinstance(wrapped, DBAPIError) and context.connection is not None:
+        silence.clean_driver_error(wrapped)
+    elif wrapped is not None:
         wrapped.params = None
-        for error in (wrapped, context.original_exception):
-            error.args = tuple(_without_detail(part) for part in error.args)
-
-
-def _without_detail(part: Any) -> Any:
-    """A driver's DETAIL and CONTEXT lines quote the row; its first line names constraint and table."""
-    return re.split(r"\n(?:DETAIL|CONTEXT|HINT|LINE \d+):", part)[0] if isinstance(part, str) else part
 
 
 @event.listens_for(Session, "do_orm_execute")

@@ -12,16 +12,17 @@ from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import CheckConstraint, Column, Date, LargeBinary, String, Table, event, inspect
+from sqlalchemy import Column, Date, LargeBinary, String, Table, event, inspect
 from sqlalchemy.orm import Mapper
-from sqlalchemy.types import JSON, TypeEngine
+from sqlalchemy.types import TypeEngine
 
 from privkit import catalog, markers
 from privkit.catalog import Field, Model
 from privkit.deidentify import leaves_residue
 from privkit.errors import MappingError
-from privkit.sqlalchemy import attributes, tables
-from privkit.sqlalchemy.types import Guarded, SearchIndex, plain_type
+from privkit.sqlalchemy import attributes, envelope_check, mutables, pairs, search, stored, tables, unique
+from privkit.sqlalchemy.index import SearchIndex
+from privkit.sqlalchemy.types import Guarded, plain_type
 
 KEY_COLUMN = "privkit_key"
 ADULT_COLUMN = "privkit_adult_on"
@@ -61,7 +62,7 @@ def install(mapper: Mapper[Any]) -> Model:
         return model
     tables.install(mapper.local_table.metadata)
     if model.data_subject and KEY_COLUMN not in mapper.columns:
-        _add_mapped(mapper, KEY_COLUMN, Column(KEY_COLUMN, LargeBinary(16), unique=True))
+        _add_mapped(mapper, KEY_COLUMN, Column(KEY_COLUMN, LargeBinary(16), index=True, unique=True))
     if model.child and ADULT_COLUMN not in mapper.local_table.columns and mapper.inherits is None:
         mapper.local_table.append_column(Column(ADULT_COLUMN, Date))
     for field in model.fields.values():
@@ -77,6 +78,7 @@ def install(mapper: Mapper[Any]) -> Model:
     if model.fields:
         attributes.load_within_purpose(mapper, model.fields)
         attributes.guard_composites(mapper.class_)
+    unique.settle(mapper.local_table)
     return model
 
 
@@ -92,31 +94,20 @@ def _install_field(mapper: Mapper[Any], column: Column[Any], field: Field) -> No
             )
         attributes.guard(mapper.class_, field.name, guarded.field)
         return
-    field = _typed(field, column.type)
-    column.type = Guarded(field, column.type)
+    field, plain = stored.fitted(field, column.type)
+    column.type = Guarded(field, plain)
     table = column.table
     assert isinstance(table, Table)
+    sealed = column if field.marker.adopting is None else pairs.install(table, column, field, plain)
     if field.marker.search is not None:
-        _add_hidden(table, Column(f"{column.name}_ix", SearchIndex(field), index=True))
+        search.check(field)
+        _add_hidden(table, Column(f"{sealed.name}_ix", SearchIndex(field), index=True))
     if leaves_residue(field.marker.then):
         name = f"{column.name}_residue"
         _add_mapped(mapper, f"{field.name}_residue", Column(name, String(80)))
-    _check_envelopes(table, column)
+    envelope_check.add(table, sealed)
     attributes.guard(mapper.class_, field.name, field)
     _forget_expression(mapper, field.name)
-
-
-def _typed(field: Field, kind: TypeEngine[Any]) -> Field:
-    """A field annotated from outside has the type of its column."""
-    if field.python_type is not None:
-        return field
-    try:
-        python_type = dict if isinstance(kind, JSON) else kind.python_type
-    except NotImplementedError:
-        raise MappingError(
-            f"{field} has a column type that names no Python type.", "", "Map it with a standard type.", field=field.id
-        ) from None
-    return catalog.with_type(field, python_type)
 
 
 def _add_hidden(table: Table, column: Column[Any]) -> None:
@@ -144,28 +135,6 @@ def _forget_expression(mapper: Mapper[Any], name: str) -> None:
         for memo in ("expression", "expressions", "__clause_element__", "info"):
             with suppress(AttributeError):
                 object.__delattr__(holder, memo)
-
-
-def _check_envelopes(table: Table, column: Column[Any]) -> None:
-    """Add a CHECK that stops plain text from SQL of other programs, where the column turns out to be sealed."""
-    name = column.name
-    quoted = '"' + name.replace('"', '""') + '"'
-    shapes = {
-        "sqlite": f"{quoted} IS NULL OR (typeof({quoted}) = 'blob' AND ({quoted} = x'00' OR "
-        f"(hex(substr({quoted}, 1, 1)) = '01' AND length({quoted}) >= 50)))",
-        "postgresql": f"{quoted} IS NULL OR {quoted} = CAST('\\x00' AS bytea) OR "
-        f"(substring({quoted} from 1 for 1) = CAST('\\x01' AS bytea) AND length({quoted}) >= 50)",
-    }
-    for dialect, text in shapes.items():
-        check = CheckConstraint(text, name=f"privkit_{table.name}_{name}_sealed"[:63])
-        table.append_constraint(check.ddl_if(dialect=dialect, callable_=_only_if_sealed(column)))
-
-
-def _only_if_sealed(column: Column[Any]) -> Any:
-    def callable_(ddl: Any, target: Any, bind: Any, dialect: Any, state: Any = None, **context: Any) -> bool:
-        return isinstance(column.type, Guarded) and column.type.sealed
-
-    return callable_
 
 
 def undecided(mapper: Mapper[Any], model: Model) -> list[str]:

@@ -12,13 +12,13 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from privkit import purposes
 from privkit.crypto import HEADER_SIZE
-from privkit.crypto.envelope import KEY_ID_SIZE
+from privkit.crypto.envelope import EPOCH_SIZE, KEY_ID_SIZE
 from privkit.errors import StatementRefused
-from privkit.sqlalchemy import criteria, keystore, textual, views
+from privkit.sqlalchemy import criteria, epochs, keystore, textual, views
 from privkit.sqlalchemy.attributes import not_exact, not_needed
 from privkit.sqlalchemy.facts import Facts, facts_of
 from privkit.sqlalchemy.guard import OWN_ALIAS, Guard
-from privkit.sqlalchemy.types import search_refused
+from privkit.sqlalchemy.search import search_refused
 
 
 def before_cursor_execute(guard: Guard, connection: Connection, statement: str, context: Any) -> None:
@@ -108,27 +108,44 @@ def after_cursor_execute(guard: Guard, connection: Connection, cursor: Any, cont
     context.cursor_fetch_strategy = cursors.FullyBufferedCursorFetchStrategy(cursor, initial_buffer=rows)
 
 
+_NO_EPOCH = bytes(EPOCH_SIZE)
+
+
 class _Keys:
     """The keys of a result's pages."""
 
-    def __init__(self, guard: Guard, connection: Connection, positions: tuple[int, ...]) -> None:
+    def __init__(self, guard: Guard, connection: Connection, places: tuple[tuple[int, str], ...]) -> None:
         self._guard, self._connection = guard, connection
-        self._columns = [itemgetter(position) for position in positions]
+        self._columns = [(itemgetter(position), field_id) for position, field_id in places]
         self._held: list[Any] = []
 
     def load(self, rows: Sequence[Sequence[Any]]) -> None:
         """Load what a page needs and let go of the page before it."""
-        cache = self._guard.keys
-        cache.drop_expired()
+        self._guard.keys.drop_expired()
         headers: set[bytes] = set()
-        for column in self._columns:
-            headers |= _headers(list(map(column, rows)))
-        held = list(map(cache.live.get, headers))
+        held: list[Any] = []
+        for column, field_id in self._columns:
+            found = _headers(list(map(column, rows)))
+            in_epochs = {header for header in found if not header.endswith(_NO_EPOCH)}
+            if in_epochs:
+                held += self._load_epochs(field_id, in_epochs)
+                found = {header[:-EPOCH_SIZE] + _NO_EPOCH for header in found}
+            headers |= found
+        held += self._load_keys(headers)
+        self._held = [self._held[-1:], held]
+
+    def _load_keys(self, headers: set[bytes]) -> list[Any]:
+        held: list[Any] = list(map(self._guard.keys.live.get, headers))
         if None in held:
             unknown = {header[2:18] for header, key in zip(headers, held, strict=True) if key is None}
             wanted = {key_id for key_id in unknown if len(key_id) == KEY_ID_SIZE}
             held += keystore.load(self._connection, self._guard, wanted)
-        self._held = [self._held[-1:], held]
+        return held
+
+    def _load_epochs(self, field_id: str, headers: set[bytes]) -> list[Any]:
+        ends = {header[-EPOCH_SIZE:] for header in headers if len(header) == HEADER_SIZE}
+        numbers = {int.from_bytes(end, "big") for end in ends}
+        return list(epochs.load(self._connection, self._guard, {field_id: numbers}))
 
 
 def _headers(values: list[Any]) -> set[bytes]:

@@ -14,8 +14,8 @@ from privkit.lifetime import Clause, Lifetime, Status, field_lifetime
 from privkit.markers import Technique
 from privkit.policy import FieldRule, Keep
 from privkit.purposes import internally
-from privkit.sqlalchemy import destroy, holds
-from privkit.sqlalchemy.destroy import Target
+from privkit.sqlalchemy import due, holds
+from privkit.sqlalchemy.due import Target
 from privkit.sqlalchemy.events import event_time
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.types import original
@@ -51,7 +51,7 @@ def field_state(guard: Guard, instance: Any, name: str) -> FieldState:
     events = sorted({keep.after for keep in target.keeps.values() if keep is not None})
     times = [event_time(guard, table, table, event) for event in events]
     keys = [each == value for each, value in zip(_keys(table, state.mapper), state.identity, strict=True)]
-    query = select(destroy.not_done(target), holds.held(guard, table, table, guard.now), *times).where(*keys)
+    query = select(due.not_done(target), holds.held(guard, table, table, guard.now), *times).where(*keys)
     with internally():
         found = session.connection().execute(query).one()
     stored, held, *moments = found

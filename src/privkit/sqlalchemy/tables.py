@@ -31,12 +31,14 @@ def install(metadata: MetaData) -> None:
         metadata,
         Column("field", String(255), primary_key=True, comment="the field's stable id"),
         Column("number", _Serial, primary_key=True, autoincrement=False, comment="1 began with 1970"),
+        Column("starts", DateTime(timezone=True), nullable=False),
+        Column("ends", DateTime(timezone=True), nullable=False),
         Column("key_id", LargeBinary(16), nullable=False),
         Column("wrapped", LargeBinary, comment="NULL: destroyed; the row stays as a tombstone"),
         Column("created_at", DateTime(timezone=True), nullable=False),
         Column("destroyed_at", DateTime(timezone=True)),
     )
-    Table(
+    ledger = Table(
         LEDGER,
         metadata,
         Column("seq", _Serial, primary_key=True, autoincrement=False),
@@ -45,6 +47,7 @@ def install(metadata: MetaData) -> None:
         Column("body", Text, nullable=False),
         Column("link", LargeBinary(32), nullable=False),
     )
+    Index("ix_privkit_ledger_kind", ledger.c.kind, ledger.c.seq)
     Table(
         HOLD,
         metadata,

@@ -3,7 +3,7 @@
 ``Guarded`` wraps the type of every personal column. On an engine that nobody protected it raises when its
 processor is built. On a protected one it checks the purpose of each value it hands out and reduces it to
 that purpose's precision; where the field is sealed it stores envelopes and serves no operator but those its
-search can. ``SearchIndex`` is the type of the hidden ``<field>_ix`` column.
+search can.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from privkit.catalog import Field
 from privkit.errors import MappingError, NotProtectedError, PrivkitError, SearchError, StatementRefused
 from privkit.location import GeoPoint
 from privkit.markers import BirthDate, Equality, Location, Nearby, Personal
-from privkit.sqlalchemy.registry import guard_of
+from privkit.sqlalchemy import stored
+from privkit.sqlalchemy.index import SearchIndex
+from privkit.sqlalchemy.registry import protecting, unwrapped
+from privkit.sqlalchemy.silence import comparing, converting
 
 if TYPE_CHECKING:
     from privkit.sqlalchemy.guard import Guard
@@ -33,35 +36,6 @@ class Sealed(bytes):
     """An envelope made by the write gate: the only thing a sealed column accepts."""
 
     __slots__ = ()
-
-
-class IndexHash(bytes):
-    """A search hash made by the write gate."""
-
-    __slots__ = ()
-
-
-def unwrapped(error: PrivkitError) -> PrivkitError:
-    """Return ``error`` as a subclass that SQLAlchemy raises as it is, not inside a StatementError with parameters."""
-    kind = type(error)
-    bare: Any = type(kind.__name__, (kind, DontWrapMixin), {"__module__": kind.__module__, "__doc__": kind.__doc__})
-    made: PrivkitError = bare(error.what, error.why, error.fix, **error.data)
-    return made
-
-
-def protecting(dialect: Dialect, field: Field) -> Guard:
-    """Return the guard of an engine's dialect. Raises NotProtectedError when there is none."""
-    guard = guard_of(dialect)
-    if guard is None:
-        raise unwrapped(
-            NotProtectedError(
-                f"{field} is personal data, and this engine is not protected.",
-                "It would be written or read outside the policy.",
-                "Call privacy.protect(engine) once, where the engine is made.",
-                field=field.id,
-            )
-        )
-    return guard
 
 
 class Guarded(TypeDecorator[Any]):
@@ -87,15 +61,24 @@ class Guarded(TypeDecorator[Any]):
                 "Make one Privacy for the models, or give both policies the same seal for the category.",
                 field=self.field.id,
             )
+        if sealed:
+            stored.codec_of(self.field)
         self.guard, self.sealed = guard, sealed
         self.impl = LargeBinary() if sealed else self.plain  # type: ignore[assignment]
         for memo in ("impl_instance", "comparator_factory"):
             self.__dict__.pop(memo, None)
 
     @property
+    def should_evaluate_none(self) -> bool:  # type: ignore[override]
+        """Whether None, where it is given, is JSON's null and no NULL, as with the declared type."""
+        return self.plain.should_evaluate_none
+
+    @property
     def comparator_factory(self) -> Any:  # type: ignore[override]
         """Sealed columns serve only what their search can; others keep their own operators, until they expire."""
         if self.sealed:
+            from privkit.sqlalchemy.search import SealedComparator
+
             return SealedComparator
         return expiring(self.plain.comparator_factory)
 
@@ -113,7 +96,7 @@ class Guarded(TypeDecorator[Any]):
     def bind_processor(self, dialect: Dialect) -> Processor | None:
         protecting(dialect, self.field)
         if not self.sealed:
-            return self._plain(dialect).bind_processor(dialect)
+            return converting(self.field, self._plain(dialect).bind_processor(dialect))
         return self._refuse_unsealed(dialect)
 
     def _refuse_unsealed(self, dialect: Dialect) -> Processor:
@@ -151,7 +134,7 @@ class Guarded(TypeDecorator[Any]):
     def result_processor(self, dialect: Dialect, coltype: Any) -> Processor | None:
         guard = protecting(dialect, self.field)
         if self.sealed:
-            return guard.opener(self.field)
+            return guard.opener(self.field, dialect)
         return guard.reader(self.field, self._plain(dialect).result_processor(dialect, coltype))
 
     def _plain(self, dialect: Dialect) -> TypeEngine[Any]:
@@ -159,37 +142,6 @@ class Guarded(TypeDecorator[Any]):
 
     def __repr__(self) -> str:
         return f"Guarded({self.field}, {self.plain!r})"
-
-
-class SearchIndex(TypeDecorator[Any]):
-    """The keyed hash by which a sealed field is found. Values are hashed here, for writes and queries alike."""
-
-    impl = LargeBinary
-    cache_ok = True
-
-    def __init__(self, field: Field) -> None:
-        super().__init__(16)
-        self.field = field
-
-    def coerce_compared_value(self, op: Any, value: Any) -> Any:
-        return self
-
-    def bind_processor(self, dialect: Dialect) -> Processor | None:
-        guard = protecting(dialect, self.field)
-        field = self.field
-
-        def process(value: Any) -> Any:
-            if value is None or type(value) is IndexHash:
-                return value if value is None else bytes(value)
-            try:
-                return bytes(guard.index_hash(field, value))
-            except PrivkitError as error:
-                raise unwrapped(error) from None
-
-        return process
-
-    def __repr__(self) -> str:
-        return f"SearchIndex({self.field})"
 
 
 class Point(TypeDecorator[GeoPoint]):
@@ -208,50 +160,7 @@ class Point(TypeDecorator[GeoPoint]):
 # A listener for this, ``resolve_type_annotation``, exists only from SQLAlchemy 2.1 on.
 sqltypes._type_map[GeoPoint] = Point()
 
-_EQUALITY = {operators.eq, operators.ne, operators.in_op, operators.not_in_op}
 _BETWEEN = {operators.between_op, operators.not_between_op}
-_NULLITY = {operators.is_, operators.is_not}
-
-
-class SealedComparator(TypeDecorator.Comparator[Any]):
-    """Operators of a sealed column: NULL tests, and what its search index can serve. Others raise at once."""
-
-    def operate(self, op: Any, *other: Any, **kwargs: Any) -> ColumnElement[Any]:
-        operand = other[0] if other else None
-        kind = self.type
-        assert isinstance(kind, Guarded)
-        if op in _NULLITY or (op in (operators.eq, operators.ne) and operand is None):
-            return reading_null(op, other, kwargs, self.expr, kind)
-        field = kind.field
-        if op in _EQUALITY and isinstance(field.marker.search, Equality) and _plain_values(operand):
-            index = index_column(self.expr, field)
-            return while_readable(op(index, _hashed(operand, index.type), *other[1:], **kwargs), self.expr, kind)
-        if op in (operators.eq, operators.ne) and isinstance(operand, ColumnElement):
-            # SQLAlchemy compares columns so when it looks one up in a list; in a statement the read gate refuses it.
-            return super().operate(op, *other, **kwargs)
-        raise search_refused(field, getattr(op, "__name__", str(op)))
-
-    def reverse_operate(self, op: Any, other: Any, **kwargs: Any) -> ColumnElement[Any]:
-        return self.operate(op, other, **kwargs)
-
-    @property
-    def cell_resolution(self) -> int:
-        """The H3 resolution of a location's search."""
-        return self._nearby().resolution
-
-    def in_cells(self, cells: Iterable[int]) -> ColumnElement[bool]:
-        """Return the condition that a sealed location lies in one of these H3 cells."""
-        self._nearby()
-        kind = self.type
-        assert isinstance(kind, Guarded)
-        return while_readable(index_column(self.expr, kind.field).in_(sorted(cells)), self.expr, kind)
-
-    def _nearby(self) -> Nearby:
-        kind = self.type
-        assert isinstance(kind, Guarded)
-        if not isinstance(kind.field.marker.search, Nearby):
-            raise search_refused(kind.field, "nearby")
-        return kind.field.marker.search
 
 
 def expiring(factory: Any) -> Any:
@@ -276,6 +185,7 @@ class ExpiringOperators:
     expr: ColumnElement[Any]
     type: TypeEngine[Any]
 
+    @comparing
     def operate(self, op: Any, *other: Any, **kwargs: Any) -> ColumnElement[Any]:
         found: ColumnElement[Any] = super().operate(op, *other, **kwargs)  # type: ignore[misc]
         compares = isinstance(found.type, Boolean) or op in _BETWEEN
@@ -297,6 +207,15 @@ COVERED = "privkit_covered"
 def covered(column: ColumnElement[Any]) -> ColumnElement[Any]:
     """Return a column that the read gate knows to stand beside its expiry condition."""
     return column._annotate({COVERED: True})
+
+
+COPIED = "privkit_copied"
+"""Annotation of a column that an upsert writes back as it is, or by which it knows its row: no use of its value."""
+
+
+def copied(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return a column that the read gate does not count as used."""
+    return column._annotate({COPIED: True})
 
 
 def while_readable(found: ColumnElement[Any], column: ColumnElement[Any], kind: Any) -> ColumnElement[Any]:
@@ -321,55 +240,11 @@ def reading_null(op: Any, other: Any, kwargs: Any, column: ColumnElement[Any], k
 
 def sealed_by_default(marker: Personal) -> bool:
     """Whether a field is sealed when no policy has spoken yet: as the marker says, or by its kind."""
+    if marker.adopting is not None:
+        return marker.adopting.phase != "dual"
     if marker.seal is not None:
         return marker.seal
     return isinstance(marker, Location | BirthDate) or marker.search is not None
-
-
-def _plain_values(operand: Any) -> bool:
-    """Index hashes are made from values; a column or expression has none yet."""
-    values = operand if isinstance(operand, list | tuple | set | frozenset) else (operand,)
-    return not any(
-        isinstance(value, ColumnElement) or hasattr(value, "__clause_element__")
-        for value in values
-        if not isinstance(value, BindParameter)
-    )
-
-
-def _hashed(operand: Any, kind: TypeEngine[Any]) -> Any:
-    """A named parameter is hashed as other values are, whatever type it was made with."""
-    if isinstance(operand, BindParameter):
-        return operand._with_binary_element_type(kind)
-    return [_hashed(each, kind) for each in operand] if isinstance(operand, list | tuple | set | frozenset) else operand
-
-
-def index_column(expression: ColumnElement[Any], field: Field) -> ColumnElement[Any]:
-    """Return the search index column beside a sealed column, in the same table or alias."""
-    table = getattr(expression, "table", None)
-    name = f"{getattr(expression, 'name', field.name)}_ix"
-    column: ColumnElement[Any] | None = table.c.get(name) if table is not None else None
-    if column is None or not isinstance(column.type, SearchIndex) or column.type.field != field:
-        raise SearchError(
-            f"{field} is compared where its search index is not at hand.",
-            "A comparison of ciphertext would find nothing.",
-            f"Compare it on the model or on aliased(), not on a subquery that left {name} out.",
-            field=field.id,
-        )
-    kind = expression.type
-    return covered(column) if isinstance(kind, Guarded) and kind.guard is not None else column
-
-
-def search_refused(field: Field, operator: str) -> SearchError:
-    """Build the error for an operator that a sealed field cannot serve."""
-    search = field.marker.search
-    able = "== and in_" if isinstance(search, Equality) else "nearby()" if search else "nothing but is_(None)"
-    return SearchError(
-        f"{field} is sealed and cannot serve {operator!r}; it serves {able}.",
-        "On ciphertext the comparison would quietly match nothing, or everything.",
-        f"Give its marker a search (search=Equality(...)) or filter {field.name} in Python after reading.",
-        field=field.id,
-        operator=operator,
-    )
 
 
 def plain_type(column: Any) -> TypeEngine[Any]:

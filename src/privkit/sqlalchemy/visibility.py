@@ -28,11 +28,13 @@ from sqlalchemy import (
 from privkit import purposes
 from privkit.errors import StatementRefused
 from privkit.policy import FieldRule, Keep
+from privkit.sqlalchemy import pairs
 from privkit.sqlalchemy.events import MAXIMUM, MINIMUM, event_time, stored
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.ownership import owner_key
 from privkit.sqlalchemy.registry import executing
-from privkit.sqlalchemy.types import Guarded, covered, plain_type, search_refused
+from privkit.sqlalchemy.search import search_refused
+from privkit.sqlalchemy.types import Guarded, covered, plain_type
 
 _THREE: Any = literal_column("3")
 _SIXTEEN: Any = literal_column("16")
@@ -57,6 +59,7 @@ def readable(column: ColumnElement[Any], kind: Guarded) -> ColumnElement[Any]:
     own = func.substr(stored_bytes, _THREE, _SIXTEEN, type_=LargeBinary()) == owner_key(guard, table, at)
     arms = [(own, stored_bytes)] if dead is None else [(dead, None), (own, stored_bytes)]
     first_byte = func.substr(stored_bytes, _ONE, _ONE, type_=LargeBinary())
+    arms += pairs.arms(column, kind, at, first_byte)
     return type_coerce(case(*arms, else_=first_byte), kind)
 
 

@@ -9,15 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import BindParameter, Column, Insert, Table, Update
+from sqlalchemy import JSON, BindParameter, Column, Insert, Null, Table, Update
 from sqlalchemy.sql import visitors
+from sqlalchemy.sql.elements import ClauseElement
+from sqlalchemy.types import NULLTYPE
 
 from privkit import purposes
 from privkit.errors import StatementRefused
+from privkit.sqlalchemy import pairs as adopted
 from privkit.sqlalchemy.attributes import not_needed
 from privkit.sqlalchemy.guard import Guard
+from privkit.sqlalchemy.index import SearchIndex
 from privkit.sqlalchemy.mapping import ADULT_COLUMN, KEY_COLUMN
-from privkit.sqlalchemy.types import Guarded, SearchIndex, field_of
+from privkit.sqlalchemy.types import Guarded
 
 Parameters = list[dict[str, Any]]
 
@@ -26,33 +30,46 @@ def as_parameters(
     guard: Guard, statement: Insert | Update, table: Table, guarded: Mapping[str, Guarded], parameters: Parameters
 ) -> tuple[Any, Parameters]:
     """Return the statement without its watched values, and parameters that hold them."""
+    upsert = isinstance(statement, Insert) and statement._post_values_clause is not None
     if isinstance(statement, Insert):
-        _refuse_unseen(statement, table)
+        _refuse_unseen(statement, table, parameters)
         parameters = parameters or [{}]
-    watched = _watched(guard, table, guarded)
+    watched = watched_columns(guard, table, guarded)
+    if isinstance(statement, Insert) and statement._multi_values:
+        parameters = _rows_of_values(guard, statement, table, guarded, watched)
     given: dict[Any, Any] = dict(statement._values or {}) | dict(getattr(statement, "_ordered_values", None) or ())
     moved: dict[str, BindParameter[Any]] = {}
     for key, value in given.items():
         name = _name(table, key)
-        if name not in watched:
+        if name not in watched and not upsert:
             continue
         if isinstance(value, BindParameter) and value.callable is None:
             moved[name] = value
+        elif name not in watched:
+            continue
+        elif isinstance(value, Null) and name in guarded and guarded[name].sealed:
+            moved[name] = BindParameter(None, value, type_=NULLTYPE)
         else:
-            _check_expression(guard, table, name, guarded.get(name))
+            check_expression(guard, table, name, guarded.get(name))
     parameters = [_with_values(each, moved) for each in parameters or [{}]] if moved else parameters
     _refuse_own_columns(table, parameters, given)
     return (_without(statement, table, moved) if moved else statement), parameters
 
 
-def _watched(guard: Guard, table: Table, guarded: Mapping[str, Guarded]) -> set[str]:
+def watched_columns(guard: Guard, table: Table, guarded: Mapping[str, Guarded]) -> set[str]:
     """The columns whose values the gate has to know: personal ones, owners, event times, what an age depends on."""
     each = guard.tables[table]
     names = {column.key for column in table.columns if is_owner_column(table, column)} | set(guarded)
+    names |= {column.key for column in own_event_columns(guard, table)}
+    country = each.model.child.country if each.model.child is not None else None
+    return names | {each.mapper.columns[country].key} if country and country in each.mapper.columns else names
+
+
+def own_event_columns(guard: Guard, table: Table) -> list[Column[Any]]:
+    """Return the columns of a table's own mapper that hold the times of events."""
+    each = guard.tables[table]
     sources = {source for source in each.model.events.values() if isinstance(source, str)}
-    if each.model.child is not None and each.model.child.country is not None:
-        sources.add(each.model.child.country)
-    return names | {each.mapper.columns[source].key for source in sources if source in each.mapper.columns}
+    return [each.mapper.columns[source] for source in sorted(sources) if source in each.mapper.columns]
 
 
 def is_owner_column(table: Table, column: Column[Any]) -> bool:
@@ -78,13 +95,57 @@ def _without(statement: Insert | Update, table: Table, moved: Mapping[str, Any])
 def _with_values(row: Mapping[str, Any], moved: Mapping[str, BindParameter[Any]]) -> dict[str, Any]:
     """Take each value from its bind, named among the parameters or written into the statement; a parameter wins."""
     named = {bind.key for bind in moved.values() if bind.key in row}
-    values = {name: row.get(bind.key, bind.value) for name, bind in moved.items()}
+    values = {name: value_of(bind, row) for name, bind in moved.items()}
     return values | {name: value for name, value in row.items() if name not in named}
 
 
-def _check_expression(guard: Guard, table: Table, name: str, kind: Guarded | None) -> None:
+def value_of(bind: BindParameter[Any], row: Mapping[str, Any]) -> Any:
+    """Return what a bind stands for in one parameter set. Raises StatementRefused where nothing was given for it."""
+    if bind.required and bind.key not in row:
+        raise StatementRefused(
+            f"A parameter set has no value for {bind.key!r}.",
+            "The field would be stored as NULL, and what was meant would be lost.",
+            "Give every parameter set the same keys.",
+        )
+    return row.get(bind.key, bind.value)
+
+
+def _rows_of_values(
+    guard: Guard, statement: Insert, table: Table, guarded: Mapping[str, Guarded], watched: set[str]
+) -> Parameters:
+    """Return the rows of ``.values([...])`` as parameters; SQL expressions stay where nothing depends on them."""
+    rows: Parameters = []
+    for given in (each for several in statement._multi_values for each in several):
+        pairs: Any = given.items() if isinstance(given, Mapping) else zip(table.columns, given, strict=False)
+        row: dict[str, Any] = {}
+        for key, value in pairs:
+            name = _name(table, key)
+            plain = isinstance(value, BindParameter) and value.callable is None
+            if name in watched and not plain and isinstance(value, ClauseElement) and not isinstance(value, Null):
+                check_expression(guard, table, name, guarded.get(name))
+            row[name] = value.value if plain else value
+        rows.append(row)
+    if any(row.keys() != rows[0].keys() for row in rows):
+        raise StatementRefused(
+            f"The rows in .values() for {table.name} do not have the same columns.",
+            "The database takes one list of columns for all of them.",
+            "Give every row the same keys, with None where there is no value.",
+            table=table.name,
+        )
+    return rows
+
+
+def with_rows(statement: Insert, rows: Parameters) -> Insert:
+    """Return an INSERT of several rows in ``.values()`` with these rows instead."""
+    copy = statement._generate()
+    copy._multi_values = (rows,)
+    return copy
+
+
+def check_expression(guard: Guard, table: Table, name: str, kind: Guarded | None) -> None:
     """Only an unsealed field without a search may be computed by the database, and only for a purpose that needs it."""
-    if kind is not None and not kind.sealed and kind.field.marker.search is None:
+    marker = kind.field.marker if kind is not None else None
+    if kind is not None and not kind.sealed and marker and marker.search is None and marker.adopting is None:
         check_purpose(guard, kind)
         return
     raise StatementRefused(
@@ -102,17 +163,24 @@ def check_purpose(guard: Guard, kind: Guarded) -> None:
         raise not_needed(kind.field, scope)
 
 
-def fill_in_defaults(statement: Insert, table: Table, guarded: Mapping[str, Guarded], parameters: Parameters) -> None:
+def fill_in_defaults(
+    guard: Guard, statement: Insert, table: Table, guarded: Mapping[str, Guarded], parameters: Parameters
+) -> None:
     """What SQLAlchemy or the database would fill in later is filled in here, where it can be sealed and indexed."""
+    for column in own_event_columns(guard, table):
+        if column.default is not None and (column.default.is_scalar or column.default.is_callable):
+            for row in parameters:
+                if column.key not in row:
+                    row[column.key] = _default(statement, table, column, row)
     for name, kind in guarded.items():
         column = table.columns[name]
-        filled = column.default is not None or column.server_default is not None
+        filled = column.default is not None or (column.server_default is not None and not adopted.is_adopted(kind))
         for row in parameters if filled and (kind.sealed or kind.field.marker.search is not None) else ():
             if name not in row:
-                row[name] = _default(statement, table, column, kind, row)
+                row[name] = _default(statement, table, column, row)
 
 
-def _default(statement: Insert, table: Table, column: Column[Any], kind: Guarded, row: Mapping[str, Any]) -> Any:
+def _default(statement: Insert, table: Table, column: Column[Any], row: Mapping[str, Any]) -> Any:
     default: Any = column.default
     if default is not None and default.is_scalar:
         return default.arg
@@ -120,7 +188,7 @@ def _default(statement: Insert, table: Table, column: Column[Any], kind: Guarded
         fixed = {_name(table, key): getattr(value, "value", None) for key, value in (statement._values or {}).items()}
         return default.arg(_Row(fixed | dict(row)))
     raise StatementRefused(
-        f"{kind.field} is left to a default that the database computes.",
+        f"{table.name}.{column.name} is left to a default that the database computes.",
         "The database cannot seal or index it.",
         f"Give {table.name}.{column.name} a value, None too, or a default in Python: mapped_column(default=...).",
         table=table.name,
@@ -137,15 +205,11 @@ class _Row:
         return self.current_parameters
 
 
-def _refuse_unseen(statement: Insert, table: Table) -> None:
+def _refuse_unseen(statement: Insert, table: Table, parameters: Parameters) -> None:
     """Refuse the forms of INSERT whose rows are not seen here."""
     form = "INSERT ... FROM SELECT" if statement.select is not None else None
-    if statement._multi_values:
-        form = "INSERT with several rows in .values()"
-    conflict = statement._post_values_clause
-    names = {str(getattr(key, "key", key)) for key in dict(getattr(conflict, "update_values_to_set", None) or ())}
-    if any(name in table.columns and _privkits(table.columns[name]) for name in names):
-        form = "ON CONFLICT DO UPDATE of a personal field"
+    if statement._multi_values and parameters:
+        form = "INSERT with rows both in .values() and in parameters"
     if form:
         raise StatementRefused(
             f"{form} into {table.name} cannot be sealed row by row.",
@@ -155,23 +219,27 @@ def _refuse_unseen(statement: Insert, table: Table) -> None:
         )
 
 
-def _privkits(column: Column[Any]) -> bool:
-    return field_of(column) is not None or column.name in (KEY_COLUMN, ADULT_COLUMN)
+def is_own(column: Column[Any]) -> bool:
+    """Whether a column is privkit's own: a row's key, a search hash or the day of age."""
+    return column.name in (KEY_COLUMN, ADULT_COLUMN) or isinstance(column.type, SearchIndex)
+
+
+def own_column(column: Column[Any]) -> StatementRefused:
+    """Build the error for a value for one of privkit's own columns."""
+    return StatementRefused(
+        f"{column.table.name}.{column.name} is privkit's own and cannot be set.",
+        "A row would lose its key, or be found by what it does not hold.",
+        "Leave the column out.",
+        table=column.table.name,
+    )
 
 
 def _refuse_own_columns(table: Table, parameters: Parameters, given: Mapping[Any, Any]) -> None:
     """Nobody but the gate sets a row's key, its search hashes or the day of age."""
     names = {_name(table, key) for key in given}
-    for column in table.columns:
-        own = column.name in (KEY_COLUMN, ADULT_COLUMN) or isinstance(column.type, SearchIndex)
-        key = column.key
-        if own and (key in names or any(row.get(key) is not None for row in parameters)):
-            raise StatementRefused(
-                f"{table.name}.{column.name} is privkit's own and cannot be set.",
-                "A row would lose its key, or be found by what it does not hold.",
-                "Leave the column out.",
-                table=table.name,
-            )
+    for column in filter(is_own, table.columns):
+        if column.key in names or any(row.get(column.key) is not None for row in parameters):
+            raise own_column(column)
 
 
 def matching(statement: Update, query: Any, row: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -180,3 +248,14 @@ def matching(statement: Update, query: Any, row: Mapping[str, Any]) -> tuple[Any
         query = query.where(criterion)
     names = {each.key for each in visitors.iterate(query) if isinstance(each, BindParameter)}
     return query, {name: value for name, value in row.items() if name in names}
+
+
+def json_nulls(guarded: Mapping[str, Guarded], rows: Parameters) -> None:
+    """Tell JSON's null from NULL in sealed columns as the plain type does: None is JSON's, ``null()`` is SQL's."""
+    for name, kind in guarded.items():
+        for row in rows if kind.sealed else ():
+            value = row.get(name)
+            if isinstance(value, Null):
+                row[name] = None
+            elif value is None and name in row and kind.should_evaluate_none:
+                row[name] = JSON.NULL

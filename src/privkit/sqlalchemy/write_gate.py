@@ -7,33 +7,46 @@ What cannot be sealed for one known data subject is refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from itertools import repeat
 from typing import Any
 
-from sqlalchemy import Connection, Insert, Table, Update, false, func, select, true, tuple_
+from sqlalchemy import (
+    JSON,
+    Connection,
+    Insert,
+    Table,
+    Update,
+    false,
+    func,
+    select,
+)
 
 from privkit import purposes
 from privkit.clock import as_utc
-from privkit.consent.age import cautious_today
 from privkit.crypto import SubjectKey
 from privkit.crypto.aead import nonces
 from privkit.deidentify import leaves_residue
-from privkit.errors import ConsentRequired, StatementRefused
-from privkit.location import GeoPoint, cell_int
-from privkit.markers import Nearby
-from privkit.sqlalchemy import children, keystore
+from privkit.errors import StatementRefused
+from privkit.sqlalchemy import children, double, epochs, keystore, pairs, twins, upserts
 from privkit.sqlalchemy.guard import Guard, own_alias
+from privkit.sqlalchemy.index import hash_for
+from privkit.sqlalchemy.lookups import among, chunks, consented_at, no_consent, read
 from privkit.sqlalchemy.mapping import KEY_COLUMN
 from privkit.sqlalchemy.ownership import hop, owner_key
-from privkit.sqlalchemy.types import Guarded, IndexHash, Sealed, guarded_columns, original
+from privkit.sqlalchemy.types import Guarded, Sealed, guarded_columns, original
+from privkit.sqlalchemy.upserts import Upsert
 from privkit.sqlalchemy.write_forms import (
     Parameters,
     as_parameters,
     check_purpose,
     fill_in_defaults,
     is_owner_column,
+    json_nulls,
     matching,
+    own_event_columns,
+    with_rows,
 )
 
 
@@ -46,19 +59,30 @@ def before_execute(guard: Guard, connection: Connection, statement: Any, many: A
     if table not in guard.tables or not (guarded or KEY_COLUMN in table.columns):
         return statement, many, one
     parameters: Parameters = [{**each} for each in many] if many else [{**one}] if one else []
+    several = isinstance(statement, Insert) and bool(statement._multi_values)
     statement, parameters = as_parameters(guard, statement, table, guarded, parameters)
+    upsert = None
     if isinstance(statement, Insert):
-        fill_in_defaults(statement, table, guarded, parameters)
+        fill_in_defaults(guard, statement, table, guarded, parameters)
+        if statement._post_values_clause is not None:
+            statement, upsert = upserts.prepare(guard, connection, statement, table, guarded, parameters)
+            pairs.refuse_upsert(guarded, upsert.sets if upsert is not None else ())
+    pairs.fill(table, guarded, parameters, new=isinstance(statement, Insert))
+    double.refuse(connection, guard, guarded, parameters)
     _check_purpose(guard, guarded, parameters, changes=isinstance(statement, Update))
     _store_event_times(guard, table, parameters)
+    twins.refuse(guard, connection, table, guarded, statement, parameters)
     if isinstance(statement, Insert):
-        _seal_insert(guard, connection, table, guarded, parameters)
+        owners = _seal_insert(guard, connection, table, guarded, parameters, upsert)
+        statement = statement if upsert is None else upsert.expecting(statement, owners)
     else:
         for row in parameters:
             _forget_residues(guarded, table, row)
         known = children.subject_of(guard, table) is not None
         if known and any(_touches(guard, each, table, guarded) for each in parameters):
             statement = _seal_update(guard, connection, table, guarded, statement, parameters)
+    if several:
+        return with_rows(statement, parameters), [], {}
     if len(parameters) > 1:
         return statement, parameters, {}
     return statement, [], parameters[0] if parameters else {}
@@ -79,39 +103,44 @@ def _check_purpose(guard: Guard, guarded: Mapping[str, Guarded], parameters: Par
 
 def _store_event_times(guard: Guard, table: Table, parameters: Parameters) -> None:
     """Event columns hold UTC: an aware time in another zone would shift every period by its offset."""
-    each = guard.tables[table]
-    for source in each.model.events.values():
-        if isinstance(source, str) and source in each.mapper.columns:
-            column = each.mapper.columns[source]
-            for row in parameters:
-                value = row.get(column.key)
-                if isinstance(value, datetime) and value.tzinfo is not None:
-                    zoned = getattr(column.type, "timezone", False)
-                    row[column.key] = as_utc(value) if zoned else as_utc(value).replace(tzinfo=None)
+    for column in own_event_columns(guard, table):
+        for row in parameters:
+            value = row.get(column.key)
+            if isinstance(value, datetime) and value.tzinfo is not None:
+                zoned = getattr(column.type, "timezone", False)
+                row[column.key] = as_utc(value) if zoned else as_utc(value).replace(tzinfo=None)
 
 
 def _touches(guard: Guard, row: Mapping[str, Any], table: Table, guarded: Mapping[str, Guarded]) -> bool:
     """Whether an UPDATE has to know whose row it changes."""
     child = guard.tables[table].model.child
     moved = child is not None and child.country in row
+    moved = moved or any(column.key in row for _, column in epochs.divided(guard, table, guarded))
     personal = any(name in row for name in guarded)
     return moved or personal or any(is_owner_column(table, each) and each.key in row for each in table.columns)
 
 
 def _seal_insert(
-    guard: Guard, connection: Connection, table: Table, guarded: Mapping[str, Guarded], parameters: Parameters
-) -> None:
+    guard: Guard,
+    connection: Connection,
+    table: Table,
+    guarded: Mapping[str, Guarded],
+    parameters: Parameters,
+    upsert: Upsert | None,
+) -> list[SubjectKey | None]:
+    """Seal new rows, and those that an upsert found, each for its data subject, whose keys are returned."""
     if KEY_COLUMN in table.columns:
-        owners: list[SubjectKey | None] = list(keystore.create(connection, guard, len(parameters)))
+        create = keystore.create(connection, guard, len(parameters)) if upsert is None else upsert.keys(connection)
+        owners: list[SubjectKey | None] = list(create)
         for row, key in zip(parameters, owners, strict=True):
-            assert key is not None
-            row[KEY_COLUMN] = key.id
-        children.store_ages(guard, table, parameters)
+            row[KEY_COLUMN] = key.id if key is not None else None
+        children.store_ages(guard, table, parameters if upsert is None else upsert.new(parameters))
     elif children.subject_of(guard, table) is not None:
         owners = _owners_of_new_rows(guard, connection, table, parameters)
     else:
         owners = [None] * len(parameters)
-    _seal_rows(guard, guarded, parameters, owners)
+    _seal_rows(guard, connection, table, guarded, parameters, owners, {})
+    return owners
 
 
 def _forget_residues(guarded: Mapping[str, Guarded], table: Table, row: dict[str, Any]) -> None:
@@ -123,37 +152,44 @@ def _forget_residues(guarded: Mapping[str, Guarded], table: Table, row: dict[str
 
 
 def _seal_rows(
-    guard: Guard, guarded: Mapping[str, Guarded], rows: Parameters, keys: Sequence[SubjectKey | None]
+    guard: Guard,
+    connection: Connection,
+    table: Table,
+    guarded: Mapping[str, Guarded],
+    rows: Parameters,
+    keys: Sequence[SubjectKey | None],
+    known: Mapping[str, int],
 ) -> None:
-    """Seal the values of each row under the key beside it, and make their search hashes."""
+    """Seal the values of each row under the key beside it, and make their search hashes.
+
+    ``known``: the epochs of fields whose event time is stored and not among the values.
+    """
     draw = nonces(len(rows) * len(guarded))
+    json_nulls(guarded, rows)
+    numbers, held = epochs.of_rows(guard, connection, table, guarded, rows, known)
     for name, kind in guarded.items():
-        if kind.field.marker.search is not None:
+        if pairs.indexed(kind):
             _index_rows(guard, kind, name, rows)
         if not kind.sealed:
             continue
-        seal = guard.sealer(kind.field, draw)
-        for row, key in zip(rows, keys, strict=True):
+        seal = guard.sealer(kind.field, connection.dialect, draw)
+        for row, key, number in zip(rows, keys, numbers.get(name) or repeat(0), strict=False):
             value = row.get(name)
             if value is None or type(value) is Sealed:
                 continue
+            if key is None and pairs.waits(kind):
+                row[name] = pairs.WAITING
+                continue
             if key is None:
                 raise _ownerless(kind)
-            row[name] = Sealed(seal(key, value))
+            row[name] = Sealed(seal(key, number, None if value is JSON.NULL else value))
+    del held  # until here the keys of the epochs were findable
 
 
 def _index_rows(guard: Guard, kind: Guarded, name: str, rows: Parameters) -> None:
     for row in rows:
         if name in row:
-            value = row[name]
-            row[f"{name}_ix"] = None if value is None else IndexHash(_search_hash(guard, kind, value))
-
-
-def _search_hash(guard: Guard, kind: Guarded, value: Any) -> bytes:
-    search = kind.field.marker.search
-    if isinstance(search, Nearby) and isinstance(value, GeoPoint):
-        value = cell_int(value, search.resolution)
-    return guard.index_hash(kind.field, value)
+            row[f"{name}_ix"] = hash_for(guard, kind.field, row[name])
 
 
 def _ownerless(kind: Guarded) -> StatementRefused:
@@ -177,48 +213,16 @@ def _owners_of_new_rows(
     remote = own_alias(step.target)
     columns = [remote.c[theirs] for _, theirs in step.pairs]
     key_ids: dict[tuple[Any, ...], bytes] = {}
-    for chunk in _chunks(sorted(known, key=repr)):
+    for chunk in chunks(sorted(known, key=repr)):
         key_of = owner_key(guard, step.target, remote)
-        query = select(key_of, _consented(guard, step.target, remote), *columns).where(_among(columns, chunk))
-        for key_id, consented, *owner in _read(connection, query):
+        query = select(key_of, consented_at(guard, step.target, remote), *columns).where(among(columns, chunk))
+        for key_id, consented, *owner in read(connection, query):
             if not consented:
-                raise _no_consent(table)
+                raise no_consent(table)
             if key_id is not None:
                 key_ids[tuple(owner)] = bytes(key_id)
     keys = keystore.for_sealing(connection, guard, key_ids.values())
     return [keys.get(key_ids.get(owner, b"")) for owner in wanted]
-
-
-def _read(connection: Connection, query: Any, parameters: Mapping[str, Any] | None = None) -> list[Any]:
-    """Look up whom a row is about: privkit's own question, which no purpose narrows."""
-    with purposes.internally():
-        return list(connection.execute(query, parameters or {}).all())
-
-
-def _consented(guard: Guard, table: Table, at: Any) -> Any:
-    """Return SQL that is true when the data subject is of age, or a guardian consented to the purpose in force."""
-    scope = purposes.current()
-    today = cautious_today(guard.now())
-    condition = children.with_consent(guard, table, at, scope.names, lambda: today) if scope is not None else None
-    return true() if condition is None else condition
-
-
-def _no_consent(table: Table) -> ConsentRequired:
-    return ConsentRequired(
-        f"A row of {table.name} is about a child, or somebody who may be one, without consent for this purpose.",
-        "Nothing of a child is stored without a parent's consent.",
-        "Record it first: privacy.consent.grant(session, subject=..., purposes={...}, guardian=..., method=...).",
-        table=table.name,
-    )
-
-
-def _among(columns: list[Any], values: list[tuple[Any, ...]]) -> Any:
-    return columns[0].in_([value for (value,) in values]) if len(columns) == 1 else tuple_(*columns).in_(values)
-
-
-def _chunks(items: list[Any]) -> Iterator[list[Any]]:
-    for start in range(0, len(items), keystore.CHUNK):
-        yield items[start : start + keystore.CHUNK]
 
 
 def _seal_update(
@@ -246,7 +250,9 @@ def _seal_update(
                 table=table.name,
             )
         key = keys.get(next(iter(ids), None) or b"")
-        _seal_rows(guard, guarded, [row], [_new_owner(guard, connection, table, row, ids, sealed) or key])
+        owner = _new_owner(guard, connection, table, row, ids, sealed) or key
+        known = epochs.of_stored_rows(guard, connection, table, guarded, statement, row)
+        _seal_rows(guard, connection, table, guarded, [row], [owner], known)
     return statement
 
 
@@ -263,11 +269,11 @@ def _subjects_reached(
     guard: Guard, connection: Connection, table: Table, statement: Update, row: Mapping[str, Any]
 ) -> set[bytes | None]:
     """Return the key ids of up to three data subjects whose rows the WHERE matches; None: a row without an owner."""
-    consented = func.coalesce(_consented(guard, table, table), false()).label("consented")
+    consented = func.coalesce(consented_at(guard, table, table), false()).label("consented")
     query = select(owner_key(guard, table, table), consented).distinct().order_by(consented).limit(3)
-    rows = _read(connection, *matching(statement, query, row))
+    rows = read(connection, *matching(statement, query, row))
     if not all(given for key_id, given in rows if key_id is not None):
-        raise _no_consent(table)
+        raise no_consent(table)
     return {bytes(key_id) if key_id is not None else None for key_id, _ in rows}
 
 

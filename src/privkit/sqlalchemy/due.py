@@ -1,0 +1,292 @@
+"""What is due, as SQL: the one predicate that the plan counts, the run executes and the overdue number recounts.
+
+A ``Target`` is one field of a table, its rows, or the keys of a field's epochs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    FromClause,
+    LargeBinary,
+    Table,
+    and_,
+    exists,
+    false,
+    func,
+    literal,
+    not_,
+    or_,
+    true,
+    type_coerce,
+)
+
+from privkit.crypto import DESTROYED
+from privkit.deidentify import leaves_residue
+from privkit.markers import BirthDate, Delete, Latest, Technique
+from privkit.policy import Keep
+from privkit.policy.resolve import FieldRule
+from privkit.sqlalchemy import epochs, holds
+from privkit.sqlalchemy.guard import Guard, own_alias
+from privkit.sqlalchemy.tables import EPOCH
+from privkit.sqlalchemy.types import Guarded
+from privkit.sqlalchemy.visibility import all_passed, table_rules
+
+Now = Callable[[], datetime]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a step destroys: the values of one column of a table, or whole rows (``column`` None).
+
+    With ``divided``, the column whose epochs end, it is their keys: rows of privkit_epoch.
+    """
+
+    table: Table
+    column: Column[Any] | None
+    rule: FieldRule | None
+    divided: Column[Any] | None = None
+
+    @property
+    def field(self) -> str | None:
+        """The column's name, or the field id whose epochs end, or None for whole rows."""
+        if self.divided is not None and self.rule is not None:
+            return self.rule.field.id
+        return self.column.name if self.column is not None else None
+
+    @property
+    def technique(self) -> Technique:
+        """What remains of it."""
+        return self.rule.field.marker.then if self.rule else Delete()
+
+    @property
+    def is_birth_date(self) -> bool:
+        """Whether the day a child comes of age is derived from it."""
+        return self.rule is not None and isinstance(self.rule.field.marker, BirthDate)
+
+    @property
+    def keeps(self) -> dict[str, Keep | None]:
+        """The purposes and duties that keep it, by name."""
+        return _keeps([self.rule]) if self.rule else {}
+
+
+def _keeps(rules: Iterable[FieldRule]) -> dict[str, Keep | None]:
+    found: dict[str, Keep | None] = {}
+    for rule in rules:
+        found |= {term.purpose.name: term.purpose.keep for term in rule.terms}
+        found |= {f"duty {duty.name}": duty.keep for duty in rule.duties}
+    return found
+
+
+def row_keeps(guard: Guard, table: Table) -> dict[str, Keep | None]:
+    """Return the purposes and duties that keep a row of ``table``: those of all its fields."""
+    return _keeps(table_rules(guard, table))
+
+
+def targets(guard: Guard) -> list[Target]:
+    """Return everything that can fall due: rows before fields and children before parents.
+
+    But first the keys of epochs, which make every copy unreadable at once, unless a residue has to be made of the
+    values; and the fields that count from the latest of other rows: without those rows they would never have ended.
+    """
+    tables = [table for table in in_deletion_order(guard) if guard.tables[table].model.fields]
+    rows = [Target(table, None, None) for table in tables if guard.tables[table].model.expire_row is not None]
+    fields = field_targets(guard)
+    counting = {id(target) for target in fields if _latest_of(guard, target)}
+    early = [target for target in fields if id(target) in counting]
+    late = [target for target in fields if id(target) not in counting]
+    keys = _epoch_targets(guard)
+    last = [target for target in keys if leaves_residue(target.technique)]
+    return [target for target in keys if target not in last] + early + rows + late + last
+
+
+def _epoch_targets(guard: Guard) -> list[Target]:
+    found = [each for each in field_targets(guard) if each.rule is not None and each.rule.epochs is not None]
+    return [Target(guard.own_table(EPOCH), None, each.rule, divided=each.column) for each in found]
+
+
+def _latest_of(guard: Guard, target: Target) -> list[tuple[Any, str]]:
+    """The relationships whose latest row a field's lifetime counts from, each with the event."""
+    each = guard.tables[target.table]
+    events = {keep.after for keep in target.keeps.values() if keep is not None}
+    return [
+        (each.mapper.relationships[source.path.partition(".")[0]], event)
+        for event, source in each.model.events.items()
+        if isinstance(source, Latest) and event in events
+    ]
+
+
+def field_targets(guard: Guard) -> list[Target]:
+    """Return every guarded column, children before parents."""
+    return [
+        Target(table, column, guard.rule(column.type.field))
+        for table in in_deletion_order(guard)
+        for column in table.columns
+        if isinstance(column.type, Guarded)
+    ]
+
+
+def in_deletion_order(guard: Guard) -> list[Table]:
+    """Return the protected tables, those that refer to others before them."""
+    ordered: list[Table] = []
+    for metadata in {id(table.metadata): table.metadata for table in guard.tables}.values():
+        ordered += [table for table in reversed(metadata.sorted_tables) if table in guard.tables]
+    return ordered
+
+
+def due(guard: Guard, target: Target, now: Now) -> ColumnElement[bool] | None:
+    """Return SQL that is true for what is due and not yet done; None: it is kept for ever."""
+    table = target.table
+    if target.divided is not None:
+        return _epochs_due(guard, target, target.divided, now)
+    if target.column is None:
+        return deletable(guard, table, now)
+    ended = all_passed(guard, table, table, list(target.keeps.values()), now)
+    if ended is None:
+        return None
+    found = and_(ended, not_done(target), not_(holds.held(guard, table, table, now)))
+    if guard.tables[table].model.expire_row is not None:
+        whole = deletable(guard, table, now)
+        found = found if whole is None else and_(found, not_(func.coalesce(whole, literal(False))))
+    return found
+
+
+def _epochs_due(guard: Guard, target: Target, column: Column[Any], now: Now) -> ColumnElement[bool]:
+    """Keys of epochs that are over, with no value under a hold and none of which a residue is still to be made."""
+    assert isinstance(column.table, Table)
+    assert target.rule is not None
+    held = and_(exists(holds.any_active(guard, now)), holds.held(guard, column.table, column.table, now))
+    living = not_done(Target(column.table, column, target.rule))
+    keeping = living if leaves_residue(target.technique) else and_(held, living)
+    return epochs.finished(guard, column.table, target.rule, now, keeping)
+
+
+def not_done(target: Target, at: FromClause | None = None) -> ColumnElement[bool]:
+    """Return SQL that is true while the value is still there; the state is recorded, not guessed from its shape.
+
+    ``at`` is the table or an alias of it.
+    """
+    assert target.column is not None
+    column: Any = target.column if at is None else at.c[target.column.key]
+    assert isinstance(column.type, Guarded)
+    present: ColumnElement[bool] = type_coerce(column, column.type.impl_instance).is_not(None)
+    if not column.nullable and column.type.sealed:
+        present = func.length(type_coerce(column, LargeBinary())) != len(DESTROYED)
+    if leaves_residue(target.technique) and not column.nullable and not column.type.sealed:
+        present = column.table.c[f"{column.name}_residue"].is_(None)
+    return present
+
+
+def deletable(guard: Guard, table: Table, now: Now) -> ColumnElement[bool] | None:
+    """Return SQL that is true for rows that are due, free of holds, and on which no living row depends."""
+    ended = row_ended(guard, table, now)
+    if ended is None:
+        return None
+    return and_(ended, *(not_(each) for each in (*_dependencies(guard, table, now), *_counted_from(guard, table, now))))
+
+
+def _dependencies(guard: Guard, table: Table, now: Now) -> list[ColumnElement[bool]]:
+    """SQL for each way in which a living row depends on a row of ``table``. One that goes in the same run does not."""
+    found: list[ColumnElement[bool]] = []
+    for foreign in _blocking(guard, table):
+        condition = _refers(foreign, table)
+        other = foreign.table
+        going = None
+        if other is not table and other in guard.tables and guard.tables[other].model.expire_row is not None:
+            going = deletable(guard, other, now)
+        found.append(
+            exists().where(condition if going is None else and_(condition, not_(func.coalesce(going, false()))))
+        )
+    return found
+
+
+def _counted_from(guard: Guard, table: Table, now: Now) -> list[ColumnElement[bool]]:
+    """SQL for each living field of another table that counts from the latest row of this one."""
+    found: list[ColumnElement[bool]] = []
+    for target in (each for each in field_targets(guard) if each.table is not table):
+        for relationship, _ in _latest_of(guard, target):
+            if relationship.mapper.local_table is not table:
+                continue
+            parent = own_alias(target.table)
+            joined = [parent.c[ours.key] == table.c[theirs.key] for ours, theirs in relationship.local_remote_pairs]
+            ended = all_passed(guard, target.table, parent, list(target.keeps.values()), now)
+            over = (
+                false()
+                if ended is None
+                else and_(func.coalesce(ended, false()), not_(holds.held(guard, target.table, parent, now)))
+            )
+            found.append(exists().where(*joined, not_done(target, parent), not_(over)))
+    return found
+
+
+def row_ended(guard: Guard, table: Table, now: Now) -> ColumnElement[bool] | None:
+    """Return SQL that is true for rows past the lifetime of all fields and free of holds."""
+    ended = all_passed(guard, table, table, list(row_keeps(guard, table).values()), now)
+    return None if ended is None else and_(ended, not_(holds.held(guard, table, table, now)))
+
+
+def blocked(guard: Guard, table: Table, now: Now) -> ColumnElement[bool] | None:
+    """Return SQL that is true for rows whose lifetime ended but on which living rows depend."""
+    ended = row_ended(guard, table, now)
+    blocking = [*_dependencies(guard, table, now), *_counted_from(guard, table, now)]
+    return and_(ended, or_(*blocking)) if ended is not None and blocking else None
+
+
+def dependants(table: Table) -> list[Any]:
+    """Return the foreign keys that refer to ``table``."""
+    return [
+        foreign
+        for other in table.metadata.tables.values()
+        for foreign in other.foreign_key_constraints
+        if foreign.referred_table is table
+    ]
+
+
+def _blocking(guard: Guard, table: Table) -> list[Any]:
+    """The foreign keys whose rows keep a parent alive: all but those that privkit itself clears first."""
+    return [foreign for foreign in dependants(table) if not _clearable(guard, foreign)]
+
+
+def _clearable(guard: Guard, foreign: Any) -> bool:
+    """A declared cascade or SET NULL is followed, but never into a table with a lifetime of its own."""
+    other = foreign.table
+    own_lifetime = other in guard.tables and bool(guard.tables[other].model.fields)
+    if foreign.ondelete == "SET NULL":
+        return not own_lifetime and all(column.nullable for column in foreign.columns)
+    return (
+        foreign.ondelete == "CASCADE"
+        and other is not foreign.referred_table
+        and not own_lifetime
+        and all(_clearable(guard, below) for below in dependants(other))
+    )
+
+
+def unreferenced(guard: Guard, table: Table) -> ColumnElement[bool]:
+    """Return SQL that is true for rows to which none refers that would be left behind."""
+    return and_(true(), *(not_(exists().where(_refers(foreign, table))) for foreign in _blocking(guard, table)))
+
+
+def _refers(foreign: Any, table: Table) -> ColumnElement[bool]:
+    if foreign.table is table:
+        other = table.alias()
+        pairs = [(other.c[element.parent.key], element.column) for element in foreign.elements]
+    else:
+        pairs = [(element.parent, element.column) for element in foreign.elements]
+    return and_(*(theirs == ours for theirs, ours in pairs))
+
+
+def is_sealed(column: Column[Any]) -> bool:
+    """Whether a column holds envelopes."""
+    return isinstance(column.type, Guarded) and column.type.sealed
+
+
+def unsuppressible(target: Target) -> bool:
+    """Whether a column can hold nothing in place of its value: NOT NULL, unsealed, and no residue to put there."""
+    column = target.column
+    return column is not None and not (column.nullable or is_sealed(column) or leaves_residue(target.technique))

@@ -1,0 +1,89 @@
+"""Erasing one data subject: the key first, then what can be deleted, then what remains, in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, Engine, select
+
+from privkit.errors import InvalidValue, PlanError
+from privkit.purposes import internally
+from privkit.sqlalchemy import consents, destroy, erasure, ledger
+from privkit.sqlalchemy.guard import Guard
+from privkit.sqlalchemy.tables import KEY
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """What an erasure did. ``subject``: the key id, hexadecimal. ``kept``: field ids, with the duties that keep them.
+
+    ``fields`` values were destroyed one by one, ``rows`` rows were deleted. ``unreadable_by``: from then on no
+    process can open what was erased; until then one that opened it before may still hold the key. ``final_by``:
+    from then on no copy of the database can be opened either; None until the keys are rolled, or while they are kept.
+    """
+
+    subject: str
+    fields: int
+    rows: int
+    kept: Mapping[str, str]
+    unreadable_by: datetime
+    final_by: datetime | None = None
+
+
+def erase(guard: Guard, engine: Engine, subject: object, *, by: str) -> Erasure:
+    """Erase a data subject: a mapped object of its class, or its 16-byte key id. ``by``: who asked for it.
+
+    Fields that a duty still keeps stay, and with them the key; all others are destroyed. Doing it twice is doing
+    it once. Raises PlanError, and erases nothing, where a hold forbids it or a column can hold nothing in place of
+    its value; InvalidValue for somebody this database does not know; LedgerError where the line cannot be written.
+    """
+    if not isinstance(by, str) or not by.strip():
+        raise InvalidValue("An erasure needs the name of who asked for it.", "", 'Give it as text: by="...".')
+    with internally(), engine.begin() as connection:
+        ledger.lock(connection, guard)
+        key_id = _known(connection, guard, subject)
+        _refuse_held(connection, guard, key_id)
+        kept = erasure.kept(connection, guard, key_id)
+        rows = 0
+        if not kept:
+            destroy.destroy_keys(connection, guard, [key_id])
+            rows = erasure.delete(connection, guard, [key_id])
+        fields = erasure.suppress(connection, guard, [key_id], on_duty=kept)
+        _refuse_left(erasure.left(connection, guard, [key_id]).keys() - kept.keys())
+        body = {"subject": key_id.hex(), "by": ledger.who(guard, by), "fields": fields, "rows": rows}
+        ledger.append(connection, guard, "erased", body | {"kept": sorted(kept)})
+    guard.keys.forget(key_id)  # somebody may have loaded it again before the commit
+    return Erasure(key_id.hex(), fields, rows, kept, guard.now() + guard.keys.max_age)
+
+
+def _known(connection: Connection, guard: Guard, subject: object) -> bytes:
+    key_id = bytes(subject) if isinstance(subject, bytes) else consents.key_of(connection, subject)
+    table = guard.own_table(KEY)
+    if connection.execute(select(table.c.id).where(table.c.id == key_id)).first() is None:
+        raise InvalidValue(
+            "This database has no data subject with this key id.",
+            "Nothing was erased.",
+            "Take it from the column privkit_key of the data subject's row: 16 bytes, 32 hexadecimal digits.",
+        )
+    return key_id
+
+
+def _refuse_held(connection: Connection, guard: Guard, key_id: bytes) -> None:
+    if erasure.held(connection, guard, key_id):
+        raise PlanError(
+            "A hold keeps rows of this data subject.",
+            "Nothing was erased: somebody recorded a reason not to destroy yet.",
+            "Once it ends, erase again; privacy.release(engine, hold, by=...) ends it now.",
+        )
+
+
+def _refuse_left(fields: set[str]) -> None:
+    if fields:
+        raise PlanError(
+            f"Nothing can stand in place of {', '.join(sorted(fields))}: the column is NOT NULL and unsealed.",
+            "Nothing was erased.",
+            "Make it nullable, seal it (seal=True), or let its row go with @expire_row(Delete()).",
+            fields=sorted(fields),
+        )
