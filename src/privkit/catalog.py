@@ -142,14 +142,18 @@ def _field(cls: type, definer: type, name: str, marker: Personal, python_type: A
 
 
 def _home(cls: type, definer: type) -> str:
-    """The name of the table that the base-most mapped class below ``definer`` gave, or the class's own name."""
+    """The name of the table that the base-most mapped class below ``definer`` gave, or the class's own name.
+
+    A class without a table of its own, as in single-table inheritance, has that of its base.
+    """
     for candidate in reversed(cls.__mro__):
         if issubclass(candidate, definer):
             table = candidate.__dict__.get("__table__")
             name = getattr(table, "name", None) or candidate.__dict__.get("__tablename__")
             if isinstance(name, str):
                 return name
-    return cls.__name__
+    inherited = getattr(getattr(cls, "__table__", None), "name", None)
+    return inherited if isinstance(inherited, str) else cls.__name__
 
 
 def _annotations(definer: type) -> Iterator[tuple[str, Any]]:

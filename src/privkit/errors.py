@@ -17,7 +17,8 @@
     ├── MigrationError         a migration step that would lose or expose personal data
     ├── ClockError             a clock that cannot be trusted
     ├── LedgerError            a broken chain
-    └── ApplicationError       a command line that finds no application or database
+    ├── ApplicationError       a command line that finds no application or database
+    └── ConformanceError       models, or a database, that break a law of the conformance kit
 
 A message has three parts: what happened, why it matters, what to do (code to paste). It never holds a
 personal value: the classes take names and counts only.
@@ -145,6 +146,12 @@ class ApplicationError(PrivkitError):
     """The command line cannot find the application, its database or a file it was given."""
 
     code = "PK901"
+
+
+class ConformanceError(PrivkitError, AssertionError):
+    """Models, or the database they stand in, break a law of ``privkit.testing.conformance``."""
+
+    code = "PK902"
 
 
 __all__ = sorted(

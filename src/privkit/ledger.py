@@ -35,6 +35,8 @@ KINDS = frozenset(
         "key_destroyed",
         "keys_rolled",
         "keys_rotated",
+        "outside_attached",
+        "replayed",
         "resealed",
         "run_ended",
         "run_started",

@@ -103,12 +103,13 @@ class Equality:
 class Nearby:
     """Serve ``nearby()`` through a keyed hash of the H3 cell at ``resolution``.
 
-    ``key`` and ``also`` as in ``Equality``; where the resolution changes ``also`` names a ``Nearby``.
+    ``key``, ``also`` and ``guessable`` as in ``Equality``; where the resolution changes ``also`` names a ``Nearby``.
     """
 
     resolution: int
     key: int = field(default=1, kw_only=True)
     also: tuple[int | Nearby, ...] = field(default=(), kw_only=True)
+    guessable: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         spelt = (Nearby(self.resolution, key=each) if isinstance(each, int) else each for each in self.also)

@@ -26,6 +26,7 @@ from privkit.retention import Plan, Run
 from privkit.retention.run import Progress
 from privkit.sqlalchemy import Guard, adoption, holds, ledger, mapping, protect, reseal, rewrap, scan
 from privkit.sqlalchemy.adoption import Adoption, Moved
+from privkit.sqlalchemy.adoption import Progress as Sealing
 from privkit.sqlalchemy.consents import ConsentLedger
 from privkit.sqlalchemy.registry import guard_of
 from privkit.sqlalchemy.reseal import Resealed
@@ -196,20 +197,18 @@ class Privacy:
         self._ours(engine)
         return adoption.status(self.guard, engine)
 
-    def seal(self, engine: Engine, field: str, *, batch: int = 1000, progress: adoption.Progress | None = None) -> Moved:
+    def seal(self, engine: Engine, field: str, *, batch: int = 1000, progress: Sealing | None = None) -> Moved:
         """Seal what is not sealed yet of ``"table.field"``, and compare all of it. May be killed and run again."""
         self._ours(engine)
         return adoption.seal(self.guard, engine, field, batch=batch, progress=progress)
 
-    def unseal(
-        self, engine: Engine, field: str, *, batch: int = 1000, progress: adoption.Progress | None = None
-    ) -> Moved:
+    def unseal(self, engine: Engine, field: str, *, batch: int = 1000, progress: Sealing | None = None) -> Moved:
         """Write the old form of an adopted ``"table.field"`` back from the sealed one, and compare all of it."""
         self._ours(engine)
         return adoption.undo(self.guard, engine, field, batch=batch, progress=progress)
 
     def finish_sealing(
-        self, engine: Engine, field: str, *, batch: int = 1000, progress: adoption.Progress | None = None
+        self, engine: Engine, field: str, *, batch: int = 1000, progress: Sealing | None = None
     ) -> Moved:
         """Empty the old column of an adopted ``"table.field"`` once all of it is sealed."""
         self._ours(engine)

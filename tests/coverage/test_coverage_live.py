@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import pytest
 from sqlalchemy import Engine, MetaData, create_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from privkit import Personal, data_subject, events, not_personal
 from privkit.coverage import KINDS, Finding, Severity, check, report
@@ -72,6 +72,13 @@ def store_plain_text(there: Place) -> None:
     there.sql(f"UPDATE trips SET start = {value} WHERE id = 2")
 
 
+def share_an_address(there: Place) -> None:
+    riders = [there.classes["Rider"](email="everybody@mail.example", name="Some Body") for _ in range(100)]
+    with there.privacy.purpose("account"), Session(there.engine) as session:
+        session.add_all(riders)
+        session.commit()
+
+
 GAPS: dict[str, Callable[[Place], None]] = {
     "PK821": lambda there: there.sql("CREATE TABLE guestbook (id INTEGER)"),
     "PK822": lambda there: there.sql("ALTER TABLE trips ADD COLUMN weather VARCHAR(20)"),
@@ -82,6 +89,8 @@ GAPS: dict[str, Callable[[Place], None]] = {
     "PK827": lambda there: there.sql("UPDATE trips SET ended_at = '2036-01-01 00:00:00.000000' WHERE id = 1"),
     "PK828": lambda there: there.sql("CREATE VIEW figures AS SELECT 1 AS one"),
     "PK829": lambda there: there.sql("UPDATE riders SET email = (SELECT email FROM riders WHERE id = 1) WHERE id = 2"),
+    "PK830": lambda there: there.sql("UPDATE riders SET email_ix = NULL WHERE id = 2"),
+    "PK831": share_an_address,
 }
 
 

@@ -7,6 +7,7 @@ import hmac
 import unicodedata
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,18 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from privkit.crypto.codec import codec_for
-from privkit.crypto.search import NORMALISER_VERSION, NORMALISERS, index_hash
+from privkit.crypto.master import MasterKeyring
+from privkit.crypto.providers import FileKeyring
+from privkit.crypto.providers.storage import KeyringFile
+from privkit.crypto.search import (
+    INDEX_SIZE,
+    NORMALISER_VERSION,
+    NORMALISERS,
+    PREFIX_SIZE,
+    index_hash,
+    key_name,
+    prefix,
+)
 from privkit.errors import InvalidValue, KeyringError, MappingError
 
 KEY = bytes(range(32))
@@ -24,13 +36,36 @@ def email_hash(value: str) -> bytes:
     return index_hash(KEY, "riders.email", "email", value)
 
 
-def test_a_hash_is_the_version_and_a_truncated_hmac_of_field_normaliser_and_value() -> None:
+def test_a_hash_is_version_key_number_and_a_truncated_hmac_of_field_normaliser_and_value() -> None:
     parts = (b"riders.email", b"email", b"ana@rides.example")
     message = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
-    expected = bytes((NORMALISER_VERSION,)) + hmac.new(KEY, message, hashlib.sha256).digest()[:15]
+    digest = hmac.new(KEY, message, hashlib.sha256).digest()[:14]
 
-    assert expected == email_hash(" Ana@Rides.example ")
-    assert 16 == len(expected)
+    assert bytes((NORMALISER_VERSION, 1)) + digest == email_hash(" Ana@Rides.example ")
+    assert bytes((NORMALISER_VERSION, 7)) + digest == index_hash(KEY, "riders.email", "email", "ana@rides.example", 7)
+    assert prefix(7) == index_hash(KEY, "riders.email", "email", "ana@rides.example", 7)[:PREFIX_SIZE]
+    assert INDEX_SIZE == len(email_hash(""))
+
+
+def test_each_index_key_has_a_secret_of_its_own_and_the_first_keeps_its_name(tmp_path: Path) -> None:
+    keyring = FileKeyring.create(tmp_path / "keys.json")
+
+    assert ["index", "index:2", "index:255"] == [key_name(number) for number in (1, 2, 255)]
+    assert 3 == len({keyring.secret(key_name(number)) for number in (1, 2, 255)})
+
+
+def test_a_derived_secret_is_forgotten_with_the_keyring_it_was_derived_from(tmp_path: Path) -> None:
+    path, moments = tmp_path / "keys.json", iter(range(100))
+    FileKeyring.create(path)
+    keyring = MasterKeyring(KeyringFile(path), monotonic=lambda: next(moments) * 10.0)
+    first = keyring.secret("index")
+
+    path.unlink()
+    with pytest.raises(KeyringError):
+        keyring.secret("index")
+    FileKeyring.create(path)
+
+    assert first != keyring.secret("index")
 
 
 def test_a10_a_value_is_found_by_its_upper_case_padded_and_decomposed_spellings() -> None:

@@ -221,3 +221,44 @@ while True:
         turn(keyring)
 
     assert ["keys.json"] == os.listdir(path.parent)
+
+
+def test_a_release_that_does_not_know_the_suite_in_use_opens_and_never_writes(path: Path) -> None:
+    key, keyring = SubjectKey.new(), FileKeyring.create(path)
+    keyring.require_writable()
+    wrapped = keyring.wrap(key.id, key.secret)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "suite": 2}))
+    again = FileKeyring(path)
+    assert key.id == again.unwrap(key.id, wrapped).id
+    for write in (
+        again.require_writable,
+        lambda: again.wrap(key.id, key.secret),
+        again.add_generation,
+        lambda: again.destroy_generation(1),
+    ):
+        with pytest.raises(KeyringError, match="newer release") as refusal:
+            write()
+        assert 2 == refusal.value.data["suite"]
+    assert 2 == json.loads(path.read_text())["suite"]
+
+
+def test_a_change_keeps_the_suite(path: Path) -> None:
+    keyring = FileKeyring.create(path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "suite": 1}))
+    turn(keyring)
+    keyring.require_writable()
+
+
+@pytest.mark.parametrize("suite", [0, -1, "1", True, None, 1.0])
+def test_a_suite_that_is_no_number_is_a_damaged_document(path: Path, suite: object) -> None:
+    FileKeyring.create(path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "suite": suite}))
+    with pytest.raises(KeyringError, match="suite"):
+        FileKeyring(path).require_writable()
+
+
+def test_a_document_of_a_newer_version_asks_for_an_upgrade_and_not_for_a_backup(path: Path) -> None:
+    FileKeyring.create(path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "privkit_keyring": 2}))
+    with pytest.raises(KeyringError, match="Upgrade privkit"):
+        _ = FileKeyring(path).generation

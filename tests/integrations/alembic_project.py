@@ -12,11 +12,12 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import ForeignKey, MetaData, create_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy import ForeignKey, MetaData, NullPool, create_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from privkit import Equality, FileKeyring, NotPersonal, Personal, Privacy, data_subject, events, not_personal
+from privkit import Equality, FileKeyring, Personal, Privacy, data_subject, events, not_personal
 from privkit.integrations.alembic import privacy_options
+from privkit.markers import Adopting, Plain
 
 POLICY = """\
 privkit: 1
@@ -35,9 +36,9 @@ from privkit.integrations.alembic import privacy_options
 
 config = context.config
 privacy, metadata = config.attributes["privacy"], config.attributes["metadata"]
-options = {"target_metadata": metadata, "render_as_batch": config.attributes["batch"], "compare_server_default": True}
+options = {"target_metadata": metadata, "render_as_batch": config.attributes["batch"]}
 if privacy is not None:
-    options |= privacy_options(privacy)
+    options |= privacy_options(privacy, compare_server_default=True)
 
 if context.is_offline_mode():
     context.configure(url=config.get_main_option("sqlalchemy.url"), literal_binds=True, **options)
@@ -140,13 +141,10 @@ class Project:
     def difference(self) -> list[Any]:
         """Return what autogenerate would write now."""
         assert self.privacy is not None
-        options = {"compare_server_default": True, **privacy_options(self.privacy)}
-        engine = create_engine(self.url)
-        with engine.connect() as connection:
+        options = privacy_options(self.privacy, compare_server_default=True)
+        with create_engine(self.url, poolclass=NullPool).connect() as connection:
             context = MigrationContext.configure(connection, opts={"target_metadata": self.metadata, **options})
-            found = compare_metadata(context, self.metadata)
-        engine.dispose()
-        return list(found)
+            return list(compare_metadata(context, self.metadata))
 
 
 def plain_service() -> Any:
@@ -170,12 +168,10 @@ def plain_service() -> Any:
     return Base
 
 
-def _email(**more: Any) -> Personal:
-    return Personal("user.contact.email", purposes={"care"}, **more)
-
-
-def adopting_service() -> Any:
-    """The release that has both columns."""
+def adopting_service(phase: str | None = "dual") -> Any:
+    """A release that seals the e-mail address: with both columns in a phase of the move, or (None) after it."""
+    adopting = Adopting(Plain(), beside="email_sealed" if phase == "dual" else "email", phase=phase) if phase else None  # type: ignore[arg-type]
+    sealed = Personal("user.contact.email", purposes={"care"}, search=Equality("email"), seal=True, adopting=adopting)
 
     class Base(DeclarativeBase):
         pass
@@ -186,8 +182,7 @@ def adopting_service() -> Any:
     class Rider(Base):
         __tablename__ = "riders"
         id: Mapped[int] = mapped_column(primary_key=True)
-        plain: Mapped[Annotated[str | None, _email(seal=False, id="riders.plain")]] = mapped_column("email")
-        email: Mapped[Annotated[str | None, _email(search=Equality("email"))]] = mapped_column("email_sealed")
+        email: Mapped[Annotated[str | None, sealed]] = mapped_column("email" if phase == "dual" else "email_sealed")
         closed_at: Mapped[datetime | None]
 
     class Trip(Base):
@@ -201,23 +196,4 @@ def adopting_service() -> Any:
 
 def sealed_service() -> Any:
     """The release that knows the sealed column alone."""
-
-    class Base(DeclarativeBase):
-        pass
-
-    @data_subject
-    @events(closed="closed_at")
-    @not_personal("id", "closed_at", because="row id and event time")
-    class Rider(Base):
-        __tablename__ = "riders"
-        id: Mapped[int] = mapped_column(primary_key=True)
-        email: Mapped[Annotated[str | None, _email(search=Equality("email"))]] = mapped_column("email_sealed")
-        closed_at: Mapped[datetime | None]
-
-    class Trip(Base):
-        __tablename__ = "trips"
-        id: Mapped[int] = mapped_column(primary_key=True)
-        rider_id: Mapped[int] = mapped_column(ForeignKey("riders.id", ondelete="CASCADE"))
-
-    Base.Rider = Rider
-    return Base
+    return adopting_service(None)

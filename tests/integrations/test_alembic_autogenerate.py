@@ -27,6 +27,7 @@ from privkit import (
 )
 from privkit.errors import NotProtectedError
 from privkit.integrations.alembic import privacy_options
+from privkit.markers import Adopting, FernetTokens
 from tests.databases import raw_rows
 from tests.integrations.alembic_project import Project, adopting_service, plain_service, sealed_service
 from tests.sqlalchemy import rides
@@ -54,7 +55,9 @@ def many_fields(naming: dict[str, str] | None = None, table: str = "people") -> 
     class Person(Base):
         __tablename__ = table
         id: Mapped[int] = mapped_column(primary_key=True)
-        email: Mapped[Annotated[str, Personal("user.contact.email", purposes={"care"}, search=Equality("email"))]]
+        email: Mapped[Annotated[str, Personal("user.contact.email", purposes={"care"}, search=Equality("email"))]] = (
+            mapped_column(unique=True)
+        )
         phone: Mapped[Annotated[str, Personal("user.contact.phone_number", purposes={"care"})]]
         name: Mapped[Annotated[str, Personal("user.name", purposes={"care"})]] = mapped_column(
             String(40), server_default="nobody"
@@ -129,7 +132,10 @@ def test_the_checks_of_sealed_columns_alone_stand_in_the_new_table(project: Proj
     checks, _ = names(project.url, "people")
     assert {f"privkit_people_{name}_sealed" for name in ("email", "phone", "born", "home")} == checks
     with pytest.raises(Exception, match="privkit_people_phone_sealed"):
-        raw_rows(project.url, "INSERT INTO people (email, phone, name) VALUES (NULL, '0171', 'x')".replace("NULL", _text(project)))
+        raw_rows(
+            project.url,
+            "INSERT INTO people (email, phone, name) VALUES (NULL, '0171', 'x')".replace("NULL", _text(project)),
+        )
 
 
 def _text(project: Project) -> str:
@@ -175,7 +181,9 @@ def test_models_of_another_privacy_are_refused(project: Project) -> None:
         project.generate("one")
 
 
-def test_a_generated_file_names_no_key_and_nothing_of_privkit(project: Project, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_generated_file_names_no_key_and_nothing_of_privkit(
+    project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
     project.release(many_fields())
     caplog.set_level("DEBUG")
     text = project.generate("one")
@@ -248,13 +256,24 @@ def test_the_command_line_needs_no_key_and_shows_none(project: Project) -> None:
     env = project.folder / "env.py"
     env.write_text(
         PLAIN_ENV.replace('sys.modules["privkit"] = None', f"sys.path.insert(0, {str(project.folder)!r})")
-        .replace("from alembic import context", "from alembic import context\nfrom people import Base, privacy\n"
-                 "from privkit.integrations.alembic import privacy_options")
-        .replace("connection=connection)", "connection=connection, target_metadata=Base.metadata, **privacy_options(privacy))"),
+        .replace(
+            "from alembic import context",
+            "from alembic import context\nfrom people import Base, privacy\n"
+            "from privkit.integrations.alembic import privacy_options",
+        )
+        .replace(
+            "connection=connection)",
+            "connection=connection, target_metadata=Base.metadata, **privacy_options(privacy))",
+        ),
         encoding="utf-8",
     )
     said = ""
-    for arguments in (["revision", "--autogenerate", "-m", "one"], ["upgrade", "head"], ["check"], ["downgrade", "base"]):
+    for arguments in (
+        ["revision", "--autogenerate", "-m", "one"],
+        ["upgrade", "head"],
+        ["check"],
+        ["downgrade", "base"],
+    ):
         run = alembic(project, *arguments)
         assert 0 == run.returncode, run.stderr
         said += run.stdout + run.stderr
@@ -283,14 +302,63 @@ def test_the_steps_on_a_table_that_exists_are_directives(project: Project) -> No
     project.release(adopting_service())
     text = project.generate("two")
     steps = [line.strip() for line in text.splitlines() if "'riders'" in line]
-    validate = ["op.validate_envelope_check('riders', 'email_sealed')"] if "postgresql" in project.url else []
+    late = ["op.add_key_column('riders')", "op.add_search_index('riders', 'email_sealed')"]
+    if "postgresql" in project.url:
+        late.append("op.validate_envelope_check('riders', 'email_sealed')")
+    assert "op.add_sealed_column('riders', 'email_sealed', beside='email', search=True)" == steps[0]
+    assert late == sorted(steps[1:-3])
     assert [
-        "op.add_sealed_column('riders', 'email_sealed', search=True)",
-        *sorted([*validate, "op.add_key_column('riders')", "op.add_search_index('riders', 'email_sealed')"]),
         "op.drop_key_column('riders')",
         "op.drop_search_index('riders', 'email_sealed')",
-        "op.drop_sealed_column('riders', 'email_sealed', search=True)",
-    ] == [*steps[:1], *sorted(steps[1:-3]), *steps[-3:]]
+        "op.drop_sealed_column('riders', 'email_sealed', beside='email', search=True)",
+    ] == steps[-3:]
+
+
+@pytest.mark.parametrize("phase", ["dual", "sealed", "finished"])
+def test_a_new_database_gets_both_columns_of_a_field_on_the_move(project: Project, phase: str) -> None:
+    project.release(adopting_service(phase))
+    project.generate("one")
+    project.upgrade()
+    assert [] == project.difference()
+    engine = create_engine(project.url)
+    assert project.privacy is not None
+    assert project.privacy.adoption(engine)[0].watched
+    engine.dispose()
+    project.downgrade("base")
+
+
+def in_place(adopting: Adopting | None) -> Any:
+    """A column that another library sealed, and that privkit seals where it is."""
+
+    class Base(DeclarativeBase):
+        pass
+
+    sealed = Personal("user.contact.email", purposes={"care"}, seal=True, adopting=adopting)
+
+    @data_subject
+    @events(closed="closed_at")
+    @not_personal("id", "closed_at", because="row id and event time")
+    class Person(Base):
+        __tablename__ = "people"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        email: Mapped[Annotated[str | None, sealed]]
+        closed_at: Mapped[datetime | None]
+
+    return Base
+
+
+def test_a_column_that_is_sealed_in_place_gets_its_check_at_the_end(project: Project) -> None:
+    tokens = FernetTokens(keys=["EMAIL_KEY"], binary=True)
+    project.release(in_place(Adopting(tokens, until=date(2099, 1, 1))))
+    project.generate("one")
+    project.upgrade()
+    assert [] == project.difference()
+    assert set() == names(project.url, "people")[0]
+    project.release(in_place(None))
+    text = project.generate("two")
+    assert "op.add_envelope_check('people', 'email')" in text
+    project.upgrade()
+    assert [] == project.difference()
 
 
 def test_a_check_that_is_missing_is_proposed_and_then_there(project: Project) -> None:
@@ -332,7 +400,9 @@ def test_hooks_of_the_service_are_asked_too(project: Project) -> None:
         process_revision_directives=lambda context, revision, scripts: asked.append("processed"),
     )
     env = project.folder / "env.py"
-    text = env.read_text().replace("privacy_options(privacy)", 'config.attributes["options"]')
+    text = env.read_text().replace(
+        "privacy_options(privacy, compare_server_default=True)", 'config.attributes["options"]'
+    )
     env.write_text(text.replace('config.attributes["prepare"](connection)', "pass"))
     config = project.config
     config.attributes["options"] = options
@@ -347,5 +417,5 @@ def test_a_service_that_compares_checks_itself_finds_nothing_either(project: Pro
     project.upgrade()
     env = project.folder / "env.py"
     plugins = '"autogenerate_plugins": ["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname"], '
-    env.write_text(env.read_text().replace('options = {', "options = {" + plugins))
+    env.write_text(env.read_text().replace("options = {", "options = {" + plugins))
     assert "    pass\n" in project.generate("two")

@@ -11,7 +11,7 @@ PROMISED = {
     *("NotPersonal", "Personal", "Pseudonymise", "Suppress", "Year"),
     *("child_protection", "data_subject", "events", "expire_row", "not_personal", "owned_by"),
     *("Adopting", "AdvancedAlchemy", "FernetTokens", "Plain", "SqlalchemyUtils"),
-    *("FileKeyring", "GeoPoint", "Privacy"),
+    *("FileKeyring", "GeoPoint", "LedgerDatabase", "LedgerFile", "Privacy"),
 }
 
 

@@ -248,8 +248,10 @@ def test_the_ledger_has_a_line_for_each_call_and_nobody_in_it(service: RideServi
     assert (["account", "pickup"], "signed_form", [1, 2]) == (first["purposes"], first["method"], first["rows"])
     assert (["pickup"], None, None, [3]) == (second["purposes"], second["method"], second["guardian"], second["rows"])
     stored = str(raw_rows(database_url, "SELECT body FROM privkit_ledger"))
-    for planted in (GUARDIAN, "Augusta", "g-17", key_of(service, CHILD).hex()):
+    for planted in (GUARDIAN, "Augusta", "g-17"):
         assert planted not in stored
+    assert key_of(service, CHILD).hex() not in str(first)
+    assert key_of(service, CHILD).hex() == second["subject"]  # a restored backup has to be told again
 
 
 def test_the_newest_row_is_the_last_to_commit_when_two_write_at_once(service: RideService) -> None:

@@ -216,8 +216,8 @@ def test_a_sealed_field_is_a_conflict_target_through_its_search_index(bank: Bank
         index_elements=[element], set_={"note": statement.excluded.note, "email": statement.excluded.email}
     )
     rows = [
-        {"email": "PLANTED1@x.example", "note": "planted new 1"},
-        {"email": "planted3@x.example", "note": "planted 3"},
+        {"id": 90, "email": "PLANTED1@x.example", "note": "planted new 1"},
+        {"id": 3, "email": "planted3@x.example", "note": "planted 3"},
     ]
     with bank.privacy.purpose("care"), Session(bank.engine) as session:
         session.execute(again, rows)
@@ -449,7 +449,10 @@ def upsert_of_riders(service: RideService, *names: str) -> Any:
 
 
 def test_an_upsert_is_held_to_a_childs_consent(service: RideService) -> None:
-    service.sign_up(rider(1, born=date(2015, 5, 5)), rider(2))
+    service.sign_up(rider(1), rider(2))
+    with service.privacy.purpose("age_check"), Session(service.engine) as session:
+        session.get_one(Rider, 1).born = date(2015, 5, 5)
+        session.commit()
     row = {"email": "new@rides.example", "name": "planted", "country": "GB"}
     with service.privacy.purpose("account", "receipts"), Session(service.engine) as session:
         session.execute(upsert_of_riders(service, "name"), [row | {"id": 2}])

@@ -6,10 +6,12 @@ Ctrl-C. Answers go to stdout; questions, progress and errors to stderr.
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from datetime import datetime
 from enum import StrEnum
+from getpass import getpass
 from importlib import metadata
 from io import TextIOWrapper
 from pathlib import Path
@@ -80,10 +82,26 @@ def options(
 @keys.command("init")
 def keys_init(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write the keyring.")] = Path("keys.json"),
+    passphrase: Annotated[
+        bool, typer.Option("--passphrase", help="Seal it under a passphrase: PRIVKIT_PASSPHRASE, or what is typed.")
+    ] = False,
 ) -> None:
     """Create a keyring: mode 0600, and never over an existing one."""
-    FileKeyring.create(path)
+    given = os.environ.get("PRIVKIT_PASSPHRASE")
+    FileKeyring.create(path, passphrase=_entered_twice if passphrase and not given else given or None)
     say(f"Created {path} (mode 0600). Back it up apart from the database; without it nothing opens.")
+
+
+def _entered_twice() -> str:
+    """Ask for a passphrase on the terminal, twice, and without showing it."""
+    if not sys.stdin.isatty():
+        raise ApplicationError(
+            "There is nobody to ask for the passphrase.", "No keyring was made.", "Set PRIVKIT_PASSPHRASE."
+        )
+    entered = getpass("Passphrase: ")
+    if getpass("Once more: ") != entered:
+        raise ApplicationError("The two passphrases differ.", "No keyring was made.", "Try again.")
+    return entered
 
 
 @app.command()
@@ -119,7 +137,11 @@ def purge(
     with database(privacy, url) as engine:
         chosen = Plan.load(_read(plan)) if plan is not None else privacy.plan(engine)
         console.print(plan_view(chosen))
-        if chosen.due and not yes and not _confirmed(chosen.due):
+        if (
+            chosen.due
+            and not yes
+            and not confirmed(f"Destroy {chosen.due:,} values and rows?", "Read the plan, then: privkit purge --yes")
+        ):
             say("Nothing was destroyed.")
             raise typer.Exit(FOUND)
         run = purge_with_bar(errors, privacy, engine, chosen, batch=batch)
@@ -194,14 +216,13 @@ def say(line: str) -> None:
     console.print(line, soft_wrap=True)
 
 
-def _confirmed(due: int) -> bool:
-    errors.print(f"Destroy {due:,} values and rows? [y/N] ", end="", soft_wrap=True)
+def confirmed(question: str, otherwise: str) -> bool:
+    """Ask on stderr. Raises ApplicationError, which says how to do without, where nobody can answer."""
+    errors.print(f"{question} [y/N] ", end="", soft_wrap=True)
     answer = sys.stdin.readline()
     if not answer:
         errors.print()
-        raise ApplicationError(
-            "There is nobody to ask.", "Nothing was destroyed.", "Read the plan, then: privkit purge --yes"
-        )
+        raise ApplicationError("There is nobody to ask.", "Nothing was destroyed.", otherwise)
     return answer.strip().lower() in ("y", "yes")
 
 

@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 from privkit.coverage import Finding
 from privkit.privacy import Privacy
 from privkit.retention import Plan, Run, Step
+from privkit.sqlalchemy.adoption import Adoption
 from privkit.sqlalchemy.reseal import Resealed
 from privkit.sqlalchemy.rewrap import KeyCounts
 from privkit.sqlalchemy.scan import Found
@@ -76,6 +77,18 @@ def resealed_view(made: Resealed) -> Table:
         numbers = (each.scanned, each.resealed, each.left, each.failed)
         table.add_row(name, *(f"{number:,}" for number in numbers))
     return table
+
+
+def adoption_view(states: Iterable[Adoption]) -> Group:
+    """Lay out how far each adopted field is, and what is missing."""
+    table = _table("Adoption", "rows", "sealed", "waiting", "no value")
+    notes = []
+    for each in states:
+        phase = f"{each.field} ({each.phase}{f', until {each.until}' if each.until else ''})"
+        table.add_row(phase, *(f"{number:,}" for number in (each.rows, each.sealed, each.waiting, each.empty)))
+        if not each.watched:
+            notes.append(f"{each.field}: its trigger is not in the database: privkit seal {each.field} --sql")
+    return Group(table, *notes)
 
 
 def _table(title: str, *numbers: str) -> Table:

@@ -154,6 +154,19 @@ FOREIGN_ENVELOPE = Kind(
     "PK829", Severity.HIGH, "envelopes of another data subject",
     "They were copied between rows, or a row changed its owner; they do not open.", live=True,
 )  # fmt: skip
+UNFOUND_VALUE = Kind(
+    "PK830", Severity.HIGH, "values that no search finds",
+    "They have no hash, or one under an index key that the marker does not name, so look-ups quietly miss them.",
+    live=True,
+)  # fmt: skip
+GUESSABLE_INDEX = Kind(
+    "PK831", Severity.MEDIUM, "search index that gives its values away",
+    "Equal values have equal hashes: who holds the table and knows how often values occur matches the two.", live=True,
+)  # fmt: skip
+NARROW_COLUMN = Kind(
+    "PK830", Severity.HIGH, "sealed column that is too narrow",
+    "An envelope is longer than its value; one that is cut off never opens again.", live=True,
+)  # fmt: skip
 
 KINDS = MappingProxyType({kind.code: kind for kind in list(globals().values()) if isinstance(kind, Kind)})
 

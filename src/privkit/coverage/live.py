@@ -31,12 +31,14 @@ from sqlalchemy.sql.sqltypes import _Binary
 
 from privkit import purposes
 from privkit.coverage import inventory
+from privkit.coverage.live_search import Histogram, histogram
 from privkit.coverage.owners import steps
 from privkit.crypto import DESTROYED, OVERHEAD
 from privkit.crypto.envelope import VERSION
 from privkit.sqlalchemy import ownership
 from privkit.sqlalchemy.events import stored
 from privkit.sqlalchemy.guard import Guard
+from privkit.sqlalchemy.index import SearchIndex
 from privkit.sqlalchemy.mapping import KEY_COLUMN
 from privkit.sqlalchemy.types import Guarded, plain_type
 
@@ -87,6 +89,7 @@ class Scan:
     references: dict[Place, list[str]] = field(default_factory=dict)
     stored: dict[Column[Any], Stored] = field(default_factory=dict)
     future: dict[Column[Any], int] = field(default_factory=dict)
+    searched: dict[Column[Any], Histogram] = field(default_factory=dict)
 
     def has(self, column: Column[Any]) -> bool:
         """Whether the database has this column of the models."""
@@ -101,12 +104,13 @@ def place(table: Any) -> Place:
 def scan(guard: Guard, bind: Engine | Connection) -> Scan:
     """Look at a database: its tables and columns, and counts of what sealed and event columns hold.
 
-    It reads every row of a sealed column's table once, in one statement per table.
+    It reads every row of a sealed column's table once, in one statement per table, and twice more for a search.
     """
     with purposes.internally(), _connected(bind) as connection:
         found = _reflected(guard, connection)
         for each in inventory.covered(guard):
             _count_sealed(guard, connection, each.table, found)
+            _count_hashes(connection, each.table, found)
         for _, _, column in inventory.event_columns(guard):
             _count_future(guard, connection, column, found)
         return found
@@ -175,6 +179,14 @@ def _counts(column: Column[Any], owner: Any, *, binary: bool) -> list[Any]:
         func.count(case((value == _bytes(DESTROYED), 1))),
         literal_column("0") if own is None else func.count(case((own, 1))),
     ]
+
+
+def _count_hashes(connection: Connection, table: Table, found: Scan) -> None:
+    for column in table.columns:
+        kind, index = column.type, table.columns.get(f"{column.name}_ix")
+        searched = isinstance(kind, Guarded) and index is not None and isinstance(index.type, SearchIndex)
+        if searched and index is not None and all(found.has(each) and _binary(each, found) for each in (column, index)):
+            found.searched[column] = histogram(connection, column, index, sealed=kind.sealed)  # type: ignore[union-attr]
 
 
 def _slice(value: Any, start: Any, length: Any) -> Any:

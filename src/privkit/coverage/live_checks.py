@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
+
+from sqlalchemy import Column, Enum, String
+from sqlalchemy.types import TypeEngine
 
 from privkit.coverage import findings as kinds
 from privkit.coverage import inventory
 from privkit.coverage.findings import Finding, Severity, counted
 from privkit.coverage.live import Place, Scan, place, seal_check
 from privkit.coverage.names import SURE, context_of, suggest
+from privkit.crypto import OVERHEAD
+from privkit.sqlalchemy.envelope_check import is_wanted
 from privkit.sqlalchemy.types import Guarded
 
 _TOOLS = frozenset({"alembic_version", "spatial_ref_sys"})
@@ -95,8 +101,7 @@ def missing_checks(scan: Scan) -> Iterator[Finding]:
     """A sealed column that the database lets plain values into."""
     for table, checks in scan.checks.items():
         for column in table.columns:
-            sealed = isinstance(column.type, Guarded) and column.type.sealed
-            if sealed and scan.has(column) and not seal_check(checks, column):
+            if is_wanted(column) and scan.has(column) and not seal_check(checks, column):
                 yield kinds.MISSING_CHECK.at(
                     f"{table.fullname}.{column.name}",
                     f"{table.fullname}.{column.name} is sealed, and its CHECK is not in the database.",
@@ -104,15 +109,48 @@ def missing_checks(scan: Scan) -> Iterator[Finding]:
                 )
 
 
+def narrow_columns(scan: Scan) -> Iterator[Finding]:
+    """A sealed column that an envelope of its longest value does not fit into, enforced or not."""
+    for column in scan.stored:
+        kind, width = column.type, _width(scan, column)
+        needed = OVERHEAD + longest(kind.plain) if isinstance(kind, Guarded) else 0
+        if width is not None and width < needed:
+            where = f"{column.table.fullname}.{column.name}"
+            yield kinds.NARROW_COLUMN.at(
+                where,
+                f"{where} is {width} wide in the database, and an envelope of its longest value has {needed} bytes.",
+                f"Write a migration that makes it LargeBinary without a length, or with at least {needed}.",
+            )
+
+
+def _width(scan: Scan, column: Column[Any]) -> int | None:
+    """The declared width. SQLite takes types that it does not know, such as VARBINARY(60), for numbers."""
+    kind = scan.columns[place(column.table)][column.name]
+    number = getattr(kind, "precision", None) if scan.dialect == "sqlite" else None
+    width: int | None = getattr(kind, "length", None) or number
+    return width
+
+
+def longest(plain: TypeEngine[Any]) -> int:
+    """How many bytes the longest value of a type has before it is sealed; of a text without a length, one."""
+    length = getattr(plain, "length", None) or 1
+    return length * 4 if isinstance(plain, String) and not isinstance(plain, Enum) else length  # UTF-8
+
+
 def plain_values(scan: Scan) -> Iterator[Finding]:
     """Values in a sealed column that are no envelopes, as a count."""
     for column, stored in scan.stored.items():
         if stored.other:
             where = f"{column.table.fullname}.{column.name}"
+            field = column.type.field if isinstance(column.type, Guarded) else None
+            adopted = field is not None and field.marker.adopting is not None
             yield kinds.NOT_AN_ENVELOPE.at(
                 where,
-                f"{where} holds {counted(stored.other, 'plain value')} among {stored.values}.",
-                "Read them with the program that wrote them, and write them through privkit, which seals them.",
+                f"{where} holds {counted(stored.other, 'unsealed value' if adopted else 'plain value')}"
+                f" among {stored.values}.",
+                f"Seal what waits: privkit seal {field}"
+                if adopted
+                else "Read them with the program that wrote them, and write them through privkit, which seals them.",
             )
 
 
@@ -125,6 +163,33 @@ def foreign_envelopes(scan: Scan) -> Iterator[Finding]:
                 where,
                 f"{where} holds {counted(stored.foreign, 'envelope')} of {stored.envelopes} under another key.",
                 "Restore those rows, or write the field anew for the owner.",
+            )
+
+
+def unfound_values(scan: Scan) -> Iterator[Finding]:
+    """Values whose hash is missing, or under a key that no search looks for, as a count."""
+    for column, index in scan.searched.items():
+        if index.missed:
+            where = f"{column.table.fullname}.{column.name}"
+            yield kinds.UNFOUND_VALUE.at(
+                where,
+                f"{where} holds {counted(index.missed, 'value')} that its search does not find.",
+                "Name the index key that they are under (also=(...)) and make the hashes anew: privkit reseal",
+            )
+
+
+def guessable_indexes(scan: Scan) -> Iterator[Finding]:
+    """An index whose hashes are matched to values by how often they occur; milder where a reason was given."""
+    for column, index in scan.searched.items():
+        if index.guessable:
+            where = f"{column.table.fullname}.{column.name}"
+            search = scan.guard.rule(column.type.field).field.marker.search  # type: ignore[attr-defined]
+            reason = getattr(search, "guessable", None)
+            yield kinds.GUESSABLE_INDEX.at(
+                where,
+                f"{where} has {index}" + (f'; declared guessable: "{reason}".' if reason else "."),
+                f'Leave out its search, or accept what it gives away: {type(search).__name__}(..., guessable="...")',
+                Severity.LOW if reason else None,
             )
 
 
@@ -164,8 +229,11 @@ CHECKS: tuple[Callable[[Scan], Iterator[Finding]], ...] = (
     missing_tables,
     missing_columns,
     missing_checks,
+    narrow_columns,
     plain_values,
     foreign_envelopes,
+    unfound_values,
+    guessable_indexes,
     future_events,
     unknown_views,
 )

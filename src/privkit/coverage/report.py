@@ -19,6 +19,7 @@ from privkit.coverage.audit import found_in
 from privkit.coverage.findings import Finding, Severity
 from privkit.coverage.inventory import Decision, Entry
 from privkit.coverage.live import Scan, scan
+from privkit.coverage.live_search import Histogram
 from privkit.coverage.owners import Owner, owner_of
 from privkit.coverage.proof import Evidence
 from privkit.coverage.questions import Answer
@@ -56,6 +57,7 @@ class ColumnRow:
     sealing: str = ""
     technique: str = ""
     evidence: Evidence | None = None
+    index: Histogram | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +186,7 @@ def _column(entry: Entry, owner: Owner, seen: Scan | None) -> ColumnRow:
         sealing=("sealed" if rule.sealed else "not sealed") + (f", found by {_words(search)}" if search else ""),
         technique=label(rule.field.marker.then),
         evidence=proof.evidence(entry.column, owner, sealed=rule.sealed, scan=seen),
+        index=seen.searched.get(entry.column) if seen is not None else None,
     )
 
 
@@ -219,7 +222,8 @@ def precision_in_words(precision: Precision) -> str:
 
 
 def _words(search: object) -> str:
-    return type(search).__name__.lower()
+    reason = getattr(search, "guessable", None)
+    return type(search).__name__.lower() + (f' (declared guessable: "{reason}")' if reason else "")
 
 
 def as_data(report: Report) -> dict[str, Any]:
@@ -255,4 +259,6 @@ def _column_data(column: ColumnRow) -> dict[str, Any]:
     data = dataclasses.asdict(column)
     if column.evidence is not None:
         data["evidence"] = data["evidence"] | {"level": column.evidence.level, "in_words": str(column.evidence)}
+    if column.index is not None:
+        data["index"] = data["index"] | {"min_entropy": column.index.min_entropy, "in_words": str(column.index)}
     return data

@@ -73,7 +73,8 @@ def _cells(column: ColumnRow) -> list[str]:
     ]
     duties = [f"duty {duty}" for duty in column.duties]
     end = f"{column.sealing}; at the end {column.technique}"
-    return [column.category, *uses, *duties, end, f"evidence: {column.evidence}"]
+    index = [f"index: {column.index}"] if column.index is not None else []
+    return [column.category, *uses, *duties, end, *index, f"evidence: {column.evidence}"]
 
 
 def _answers(report: Report, width: int) -> Iterator[str]:

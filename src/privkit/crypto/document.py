@@ -2,8 +2,9 @@
 
     {"privkit_keyring": 1, "sealed_by": "kms", "current": 2, "generations": {"1": BASE64, "2": BASE64}, "root": BASE64}
 
-Without ``sealed_by`` the secrets are the keys themselves. No error here is chained or quotes the document: a
-parser's own error holds the text that it could not parse.
+Without ``sealed_by`` the secrets are the keys themselves. ``suite`` (1 where it is missing) is what values are sealed
+under: a newer release raises it once all releases that write know it, and older ones then refuse to write.
+No error here is chained or quotes the document: a parser's own error holds the text that it could not parse.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from contextlib import suppress
 from typing import Any
 
 from privkit.crypto.aead import KEY_SIZE, KeyMaterial
+from privkit.crypto.envelope import SUITE
 from privkit.errors import KeyringError
 
 FORMAT = 1
 GENERATION_SIZE = 4
+NEWEST_SUITE = SUITE[0]
+"""The newest suite that this release seals under."""
 _MAX_SECRET_SIZE = 16_384
 
 
@@ -40,12 +44,15 @@ class Place:
 
 
 class Document(KeyMaterial):
-    """The current generation, all generations by number, and the root secret: wrapped by a provider, or bare."""
+    """The current generation, all generations by number, and the root secret: wrapped by a provider, or bare.
 
-    __slots__ = ("current", "generations", "root")
+    ``suite``: what values are sealed under; a release that does not know it opens and never writes.
+    """
 
-    def __init__(self, current: int, generations: Mapping[int, bytes], root: bytes) -> None:
-        self.current, self.generations, self.root = current, dict(generations), root
+    __slots__ = ("current", "generations", "root", "suite")
+
+    def __init__(self, current: int, generations: Mapping[int, bytes], root: bytes, suite: int = NEWEST_SUITE) -> None:
+        self.current, self.generations, self.root, self.suite = current, dict(generations), root, suite
 
     def secrets(self) -> dict[str, bytes]:
         """Return every stored secret by its label: the generation's number, or ``root``."""
@@ -53,11 +60,12 @@ class Document(KeyMaterial):
 
     def with_generation(self, number: int, secret: bytes) -> Document:
         """Return the document with one more generation, which is the current one."""
-        return Document(number, {**self.generations, number: secret}, self.root)
+        return Document(number, {**self.generations, number: secret}, self.root, self.suite)
 
     def without_generation(self, number: int) -> Document:
         """Return the document without one generation."""
-        return Document(self.current, {n: s for n, s in self.generations.items() if n != number}, self.root)
+        left = {n: s for n, s in self.generations.items() if n != number}
+        return Document(self.current, left, self.root, self.suite)
 
 
 def members_of(place: Place, content: bytes | str) -> dict[str, Any]:
@@ -68,6 +76,8 @@ def members_of(place: Place, content: bytes | str) -> dict[str, Any]:
     if not isinstance(members, dict):
         raise place.damaged("is not a JSON object")
     version = members.get("privkit_keyring")
+    if type(version) is int and version > FORMAT:
+        raise place.unusable(f"is of version {version}, which a newer release wrote", "Upgrade privkit here.")
     if type(version) is not int or version != FORMAT:
         raise place.damaged(f"is not a keyring of version {FORMAT}")
     return members
@@ -95,7 +105,10 @@ def document_of(place: Place, members: Mapping[str, Any], *, bare: bool) -> Docu
     held = {_number(place, name): _secret(place, text, "a generation", bare) for name, text in generations.items()}
     if type(current) is not int or current not in held:
         raise place.damaged("has no current generation")
-    return Document(current, held, _secret(place, members.get("root"), "the root secret", bare))
+    suite = members.get("suite", 1)
+    if type(suite) is not int or suite < 1:
+        raise place.damaged("names a suite that is not a whole number above 0")
+    return Document(current, held, _secret(place, members.get("root"), "the root secret", bare), suite)
 
 
 def rendered(document: Document, *, sealed_by: str = "") -> bytes:
@@ -104,6 +117,7 @@ def rendered(document: Document, *, sealed_by: str = "") -> bytes:
         {
             "privkit_keyring": FORMAT,
             **({"sealed_by": sealed_by} if sealed_by else {}),
+            **({"suite": document.suite} if document.suite > 1 else {}),
             "current": document.current,
             "generations": {str(number): encoded(secret) for number, secret in sorted(document.generations.items())},
             "root": encoded(document.root),

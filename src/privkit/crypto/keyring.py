@@ -39,6 +39,13 @@ class Keyring(KeyMaterial, ABC):
         """All generations that are held, in order."""
 
     @abstractmethod
+    def require_writable(self) -> None:
+        """Raise KeyringError where values are sealed under a suite that only a newer release knows.
+
+        Old and new releases run side by side until then; whatever writes asks here first.
+        """
+
+    @abstractmethod
     def add_generation(self) -> int:
         """Draw a generation that wraps new keys from now on, and return its number."""
 

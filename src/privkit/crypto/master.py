@@ -13,7 +13,7 @@ from weakref import WeakSet
 
 from privkit import clock
 from privkit.crypto.aead import KEY_SIZE, NONCE_SIZE, TAG_SIZE, KeyMaterial
-from privkit.crypto.document import GENERATION_SIZE, Document, Place
+from privkit.crypto.document import GENERATION_SIZE, NEWEST_SUITE, Document, Place
 from privkit.crypto.envelope import length_prefixed
 from privkit.crypto.keyring import Keyring, Provider, Store
 from privkit.crypto.keys import SubjectKey
@@ -72,7 +72,8 @@ class MasterKeyring(Keyring):
         wrapped = {label: self._wrapped(label, secret) for label, secret in secrets.items()}
         root = wrapped.pop("root")
         generations = {int(label): secret for label, secret in wrapped.items()}
-        self._store.create(Document(copy_of.generation if copy_of is not None else 1, generations, root))
+        current, suite = (copy_of.generation, copy_of._now().suite) if copy_of is not None else (1, NEWEST_SUITE)
+        self._store.create(Document(current, generations, root, suite))
 
     def _opened(self) -> dict[str, bytes]:
         held = self._now()
@@ -93,6 +94,19 @@ class MasterKeyring(Keyring):
         """How often the provider was asked in this process: ``wrap``, ``unwrap``, and the ``failed`` ones of both."""
         return dict(self._calls)
 
+    def require_writable(self) -> None:
+        """Raise KeyringError where the document names a suite that this release does not know."""
+        self._require_known_suite(self._recent().suite)
+
+    def _require_known_suite(self, suite: int) -> None:
+        if suite > NEWEST_SUITE:
+            raise KeyringError(
+                f"{self._store.place.name} is in use by a newer release, which seals under suite {suite}.",
+                f"This one would write suite {NEWEST_SUITE}, from which values have moved on. It still opens them.",
+                "Upgrade privkit here.",
+                suite=suite,
+            )
+
     def add_generation(self) -> int:
         """Draw a generation that wraps new keys from now on, and return its number, one above the highest.
 
@@ -102,6 +116,7 @@ class MasterKeyring(Keyring):
 
         def edit(document: Document) -> Document:
             nonlocal added
+            self._require_known_suite(document.suite)
             added = max(document.generations) + 1
             return document.with_generation(added, self._wrapped(str(added), os.urandom(KEY_SIZE)))
 
@@ -116,6 +131,7 @@ class MasterKeyring(Keyring):
         """
 
         def edit(document: Document) -> Document:
+            self._require_known_suite(document.suite)
             if generation not in document.generations:
                 raise self._unknown(generation)
             if generation == document.current:
@@ -135,6 +151,7 @@ class MasterKeyring(Keyring):
         if SubjectKey(secret).id != key_id:
             raise KeyringError("A key was to be wrapped under an id that is not its own.", "It could not be unwrapped.")
         held = self._recent(LOOK_EVERY_WRAP)
+        self._require_known_suite(held.suite)
         encrypt = self._secret(held.generations[held.current]).cipher.encrypt
         prefix = held.current.to_bytes(GENERATION_SIZE, "big")
         return prefix + encrypt(secret, _associated(prefix, key_id))
@@ -274,10 +291,10 @@ class MasterKeyring(Keyring):
 class _Held(KeyMaterial):
     """A document as it was read, ready to be looked up."""
 
-    __slots__ = ("all", "current", "generations", "root", "stamp")
+    __slots__ = ("all", "current", "generations", "root", "stamp", "suite")
 
     def __init__(self, document: Document, stamp: Hashable) -> None:
-        self.current, self.stamp = document.current, stamp
+        self.current, self.stamp, self.suite = document.current, stamp, document.suite
         self.generations = {number: Stored(str(number), secret) for number, secret in document.generations.items()}
         self.root = Stored("root", document.root)
         self.all = (*self.generations.values(), self.root)

@@ -20,7 +20,7 @@ from cryptography.fernet import Fernet, MultiFernet
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from privkit.errors import InvalidValue, KeyringError, MappingError, SealedError
-from privkit.markers import AdvancedAlchemy, FernetTokens, KeySource, Plain, Previous, SqlalchemyUtils
+from privkit.markers import AdvancedAlchemy, FernetTokens, KeySource, Plain, Previous
 
 _BLOCK, _IV, _TAG = 16, 12, 16
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
@@ -86,12 +86,12 @@ def scheme_for(marker: Previous, python_type: Any, *, in_place: bool = False) ->
         return _PlainText() if in_place else _Verbatim()
     if isinstance(marker, FernetTokens):
         keys = tuple(marker.keys)
-        return _fernet(python_type, lambda: [_secret(key) for key in keys], marker.binary or in_place)
+        return _fernet(python_type, lambda: [_secret(key) for key in keys], marker.binary)
     if isinstance(marker, AdvancedAlchemy) or marker.engine == "fernet":
-        return _fernet(python_type, lambda: [urlsafe_b64encode(_digest(marker.key))], marker.binary or in_place)
+        return _fernet(python_type, lambda: [urlsafe_b64encode(_digest(marker.key))], marker.binary)
     if marker.engine == "aes_gcm":
-        return _aes_gcm(python_type, marker.key, marker.binary or in_place)
-    return _aes_cbc(python_type, marker.key, marker.padding, marker.binary or in_place)
+        return _aes_gcm(python_type, marker.key, marker.binary)
+    return _aes_cbc(python_type, marker.key, marker.padding, marker.binary)
 
 
 def from_text(python_type: Any, text: str) -> Any:
@@ -179,18 +179,18 @@ _PADDINGS: dict[str, tuple[Callable[[int], bytes], Callable[[bytes], bytes]]] = 
 
 def _secret(source: KeySource) -> bytes:
     """Fetch a key. Neither it nor what was taken for a variable's name is ever repeated."""
-    given: str | bytes | None
-    if callable(source):
-        given = source()
-    else:
-        given = os.environ.get(source) if _ENVIRONMENT_NAME.fullmatch(source) else None
+    given = source() if callable(source) else _variable(source)
     if not given:
         raise KeyringError(
             "The key of a previous= scheme is not at hand.",
             "What was stored under it cannot be read.",
-            "Set the environment variable that previous= names, or give a callable that returns the key; never the key.",
+            "Set the environment variable that previous= names, or give a callable that returns the key.",
         )
     return given.encode() if isinstance(given, str) else given
+
+
+def _variable(name: str) -> str | None:
+    return os.environ.get(name) if _ENVIRONMENT_NAME.fullmatch(name) else None
 
 
 def _digest(source: KeySource) -> bytes:

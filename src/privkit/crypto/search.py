@@ -23,6 +23,7 @@ from privkit.errors import InvalidValue, MappingError
 NORMALISER_VERSION = 1
 INDEX_SIZE = 16
 PREFIX_SIZE = 2
+_TEXT = codec_for(str)
 _IDN = "xn--"
 _LONGEST_LABEL = 63
 _UNROUNDED = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)
@@ -41,9 +42,9 @@ def prefix(number: int) -> bytes:
 def index_hash(key: bytes, field_id: str, normaliser: str, value: Any, number: int = 1) -> bytes:
     """Return 16 bytes: ``prefix(number)``, then 14 bytes of HMAC-SHA256 over field, normaliser and value.
 
-    ``key``: ``Keyring.secret(key_name(number))``. A value that is not text takes ``"exact"`` only, and equal values (2.0 and
-    2.00 as Decimal, one instant at two offsets) hash alike. Raises MappingError for an unknown normaliser or type,
-    InvalidValue where the two do not fit, KeyringError for a key that is not 32 bytes.
+    ``key``: ``Keyring.secret(key_name(number))``. A value that is not text takes ``"exact"`` only, and equal values
+    (2.0 and 2.00 as Decimal, one instant at two offsets) hash alike. Raises MappingError for an unknown normaliser or
+    type, InvalidValue where the two do not fit, KeyringError for a key that is not 32 bytes.
     """
     require_key(key)
     normalise = NORMALISERS.get(normaliser)
@@ -67,6 +68,8 @@ def index_hash(key: bytes, field_id: str, normaliser: str, value: Any, number: i
 
 def _value_bytes(value: Any) -> bytes:
     """The value's sealed form, after bringing values that compare equal to one form."""
+    if type(value) is str:
+        return _TEXT.encode(value)
     if isinstance(value, float):
         value = float(value) + 0.0  # -0.0 to 0.0
     elif isinstance(value, Decimal) and value.is_finite():

@@ -68,6 +68,7 @@ def resolve(policy: Policy, models: Iterable[Model], *, stored: bool = True) -> 
     run = _Run(policy, stored, any(model.child for model in ordered))
     for model in ordered:
         run.take(model)
+    run.check_former_ids(ordered)
     if run.problems:
         why = "No rule is in force: a field without one would be unprotected."
         what = f"The models do not fit {policy.path}: {counted(run.problems)}."
@@ -178,6 +179,16 @@ class _Run:
             "a value sealed for one would open as the other."
         )
         self.report(model, message, f'id="{model.cls.__module__}.{model.cls.__qualname__}.{item.name}"')
+
+    def check_former_ids(self, models: Iterable[Model]) -> None:
+        """A former id belongs to one field: under another's, a value that was moved between them would open."""
+        owners = {each: each for each in self.homes}
+        for model in models:
+            for item in model.fields.values():
+                for former in item.marker.formerly:
+                    if owners.setdefault(former, item.id) != item.id:
+                        message = f"{model.cls.__name__}.{item.name} was formerly {quoted(former)}, which another field is."
+                        self.report(model, message, "Name only ids that no other field has or had.")
 
     def _unmapped(self, model: Model, event: str, users: list[str]) -> None:
         name = model.cls.__name__

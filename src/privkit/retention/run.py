@@ -90,8 +90,7 @@ def purge(guard: Guard, engine: Engine, plan: Plan, *, batch: int = 1000, progre
 
 
 def _refuse_autocommit(connection: Connection) -> None:
-    engine_wide = getattr(connection.dialect, "_on_connect_isolation_level", None)
-    if connection.get_execution_options().get("isolation_level", engine_wide) == "AUTOCOMMIT":
+    if ledger.is_autocommit(connection):
         raise PlanError(
             "The engine commits each statement by itself (AUTOCOMMIT).",
             "A batch could be destroyed without its line in the ledger.",

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as made_by
 from typing import Any
 
 from sqlalchemy import (
     JSON,
     Column,
     Connection,
+    Dialect,
     Engine,
     LargeBinary,
     Table,
     Text,
+    TypeDecorator,
     bindparam,
     cast,
     null,
@@ -57,12 +60,22 @@ class Moved:
     differing: int = 0
     unopened: int = 0
     double: int = 0
-    keys: list[tuple[Any, ...]] = field(default_factory=list)
+    keys: list[tuple[Any, ...]] = made_by(default_factory=list)
 
     @property
     def ok(self) -> bool:
         """Whether every row's two columns agree."""
         return not (self.waiting or self.differing or self.unopened or self.double)
+
+
+class Stored(TypeDecorator[Any]):
+    """What a sealed column holds, as it is: bytes, or in place on SQLite the text that was there before."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def bind_processor(self, dialect: Dialect) -> Any:
+        return None if dialect.name == "sqlite" else super().bind_processor(dialect)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +139,7 @@ class Work:
     move: Move
     batch: int
     progress: Progress | None
-    moved: Moved = field(init=False)
+    moved: Moved = made_by(init=False)
 
     def __post_init__(self) -> None:
         self.moved = Moved(str(self.move.field))
@@ -176,7 +189,7 @@ class Work:
     def _page(self, connection: Connection, after: Sequence[Any] | None) -> list[Row]:
         table, move = self.move.table, self.move
         keys = destroy.key_columns(table)
-        events = [column for _, column in epochs.divided(self.guard, table, self._guarded())]
+        events: list[Any] = [column for _, column in epochs.divided(self.guard, table, self._guarded())]
         stored = type_coerce(move.sealed, LargeBinary())
         owner = owner_key(self.guard, table, table)
         query = select(*keys, owner, stored, move.old_value(), move.old_token(), *(events or [null()]))
@@ -271,7 +284,8 @@ class Work:
         write = pairs.scheme_of(self.move.field).write
         wanted = [row for row in rows if _is_envelope(row.stored) and not row.fault]
         if not self.move.pair:
-            changes = [(row, {self.move.sealed.key: _previous_bytes(write(row.opened))}) for row in wanted]
+            lite = connection.dialect.name == "sqlite"
+            changes = [(row, {self.move.sealed.key: _stored(write(row.opened), lite=lite)}) for row in wanted]
             return self._update(connection, [(row, values | self._indexed(None)) for row, values in changes])
         differing = [row for row in wanted if row.value != row.opened]
         return self._write(connection, [(row, row.opened, {self.move.old.key: write(row.opened)}) for row in differing])
@@ -287,7 +301,7 @@ class Work:
         living = [each for each in changes if each[1] is None or each[0].owner in keys]
         name, guarded = self.move.sealed.key, self._guarded()
         events = [column.key for _, column in epochs.divided(self.guard, self.move.table, guarded)]
-        rows = [{name: value} | {event: row.moment for event in events} for row, value, _ in living]
+        rows = [{name: value} | dict.fromkeys(events, row.moment) for row, value, _ in living]
         numbers, held = epochs.of_rows(self.guard, connection, self.move.table, guarded, rows, {})
         seal = self.guard.sealer(self.move.field, connection.dialect, nonces(len(rows)))
         made = []
@@ -308,8 +322,8 @@ class Work:
             return 0
         keys = self._keys()
         matching: list[Any] = [key == bindparam(f"key_{number}", type_=key.type) for number, key in enumerate(keys)]
-        stored, token = type_coerce(self.move.sealed, LargeBinary()), self.move.old_token()
-        matching.append(stored.is_not_distinct_from(bindparam("was_stored", type_=LargeBinary())))
+        stored, token = type_coerce(self.move.sealed, Stored()), self.move.old_token()
+        matching.append(stored.is_not_distinct_from(bindparam("was_stored", type_=Stored())))
         if self.move.pair:
             matching.append(token.is_not_distinct_from(bindparam("was_old", type_=token.type)))
         names = {name: bindparam(f"new_{name}", type_=self._type_of(name)) for name in changes[0][1]}
@@ -326,7 +340,7 @@ class Work:
         kind = self.move.table.columns[name].type
         if not isinstance(kind, Guarded):
             return kind
-        return LargeBinary() if kind.sealed else kind.plain
+        return Stored() if kind.sealed else kind.plain
 
 
 def _bound(key: tuple[Any, ...]) -> dict[str, Any]:
@@ -341,5 +355,6 @@ def _is_destroyed(stored: Any) -> bool:
     return stored is not None and not isinstance(stored, str) and bytes(stored) == DESTROYED
 
 
-def _previous_bytes(token: str | bytes) -> bytes:
-    return token.encode() if isinstance(token, str) else token
+def _stored(token: str | bytes, *, lite: bool) -> str | bytes:
+    """A column in place is binary, but on SQLite, where it may hold the text that it held before."""
+    return token.encode() if isinstance(token, str) and not lite else token

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date
 
-from sqlalchemy import Connection, Engine, LargeBinary, func, inspect, select, text, type_coerce
+from sqlalchemy import ColumnElement, Connection, Engine, LargeBinary, func, inspect, select, text, type_coerce
 
 from privkit.crypto import DESTROYED
 from privkit.crypto.envelope import VERSION
@@ -19,6 +19,8 @@ from privkit.sqlalchemy import pair_sql, pairs
 from privkit.sqlalchemy.adopted_rows import Move, Moved, Progress, Work
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.types import Guarded
+
+__all__ = ["Adoption", "Moved", "Progress", "finish", "migration", "seal", "status", "undo"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +136,7 @@ def _out_of_phase(move: Move, what: str, fix: str) -> MappingError:
 def _status(guard: Guard, connection: Connection, move: Move) -> Adoption:
     stored = type_coerce(move.sealed, LargeBinary())
     first = func.substr(stored, 1, 1, type_=LargeBinary())
-    sealed = first.in_([VERSION, DESTROYED])
-    if connection.dialect.name == "sqlite":
-        sealed = sealed & (func.typeof(stored) == "blob")
+    sealed: ColumnElement[bool] = first.in_([VERSION, DESTROYED])  # SQLite: text is never equal to bytes
     query = select(func.count(), func.count(stored), func.count().filter(sealed)).select_from(move.table)
     rows, present, envelopes = connection.execute(query).one()
     return Adoption(

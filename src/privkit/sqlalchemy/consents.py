@@ -134,9 +134,9 @@ def _record(
     for name in names:
         added = connection.execute(insert(consent).values(row | {"purpose": name, "at": guard.now()}))
         numbers.append(added.inserted_primary_key[0])  # type: ignore[index]
-    body = {"purposes": names, "method": method, "guardian": who and who.hex(), "rows": numbers}
+    body: dict[str, object] = {"purposes": names, "method": method, "guardian": who and who.hex(), "rows": numbers}
     # Whose consent was withdrawn has to outlive the database; whose was given has not.
-    whose = {"subject": subject_key.hex()} if event == WITHDRAWN else {}
+    whose: dict[str, object] = {"subject": subject_key.hex()} if event == WITHDRAWN else {}
     ledger.append(connection, guard, f"consent_{event}", body | whose)
 
 

@@ -25,6 +25,7 @@ from privkit.sqlalchemy import children, textual
 from privkit.sqlalchemy.attributes import not_needed
 from privkit.sqlalchemy.facts import CRITERION
 from privkit.sqlalchemy.guard import Guard
+from privkit.sqlalchemy.pickling import StaysBehind
 from privkit.sqlalchemy.types import field_of
 from privkit.sqlalchemy.visibility import row_expired
 
@@ -63,7 +64,7 @@ def _compile_mark(mark: Mark, compiler: Any, **_: Any) -> str:
     return "1 = 1"
 
 
-class VisibleRows(LoaderCriteriaOption):
+class VisibleRows(StaysBehind, LoaderCriteriaOption):
     """What with_loader_criteria() makes, to be told from the application's own."""
 
     _traverse_internals = LoaderCriteriaOption._traverse_internals

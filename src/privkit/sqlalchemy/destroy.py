@@ -27,7 +27,7 @@ from privkit.crypto import DESTROYED, Epoch
 from privkit.deidentify import leaves_residue
 from privkit.errors import PlanError
 from privkit.ledger import Entry
-from privkit.sqlalchemy import keystore, ledger
+from privkit.sqlalchemy import keystore, ledger, pairs
 from privkit.sqlalchemy.children import ADULT
 from privkit.sqlalchemy.due import Target, dependants, is_sealed
 from privkit.sqlalchemy.guard import Guard
@@ -114,7 +114,7 @@ def suppress(connection: Connection, target: Target, keys: Sequence[Sequence[Any
 
 def empty(connection: Connection, column: Column[Any], keys: Sequence[Sequence[Any]]) -> int:
     """Destroy what an adopted field's old column still holds in the rows of ``keys``; the sealed column has it."""
-    columns, count = key_columns(column.table), 0  # type: ignore[arg-type]
+    columns, count = key_columns(column.table), 0
     for start in range(0, len(keys), keystore.CHUNK):
         chunk = among(columns, keys[start : start + keystore.CHUNK])
         count += connection.execute(update(column.table).where(chunk).values({column.key: null()})).rowcount
@@ -147,10 +147,11 @@ def replace_with_residue(
 def _emptied(target: Target) -> dict[str, Any]:
     column = target.column
     assert column is not None
-    empty: Any = Sealed(DESTROYED) if not column.nullable and is_sealed(column) else null()
-    values: dict[str, Any] = {column.key: empty}
-    if f"{column.name}_ix" in target.table.columns:
-        values[f"{column.name}_ix"] = None
+    values: dict[str, Any] = {}
+    for each in pairs.pair(column) or (column,):  # together: one that is left would pass for what the other waits for
+        values[each.key] = Sealed(DESTROYED) if not each.nullable and is_sealed(each) else null()
+        if f"{each.name}_ix" in target.table.columns:
+            values[f"{each.name}_ix"] = None
     if ADULT_COLUMN in target.table.columns and target.is_birth_date:
         adult = target.table.c[ADULT_COLUMN]
         values[ADULT_COLUMN] = case((adult == ADULT, adult), else_=None)  # a child's day tells the birthday

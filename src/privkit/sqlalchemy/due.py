@@ -161,10 +161,13 @@ def _epochs_due(guard: Guard, target: Target, column: Column[Any], now: Now) -> 
     """Keys of epochs that are over, with no value under a hold and none of which a residue is still to be made."""
     assert isinstance(column.table, Table)
     assert target.rule is not None
-    held = and_(exists(holds.any_active(guard, now)), holds.held(guard, column.table, column.table, now))
     living = not_done(Target(column.table, column, target.rule))
-    keeping = living if leaves_residue(target.technique) else and_(held, living)
-    return epochs.finished(guard, column.table, target.rule, now, keeping)
+    if leaves_residue(target.technique):
+        keeping = epochs.any_row(guard, target.rule, column.table, living)
+    else:  # while there is no hold, no row is looked at, however many there are
+        held = and_(living, holds.held(guard, column.table, column.table, now))
+        keeping = and_(exists(holds.any_active(guard, now)), epochs.any_row(guard, target.rule, column.table, held))
+    return and_(*epochs.over(guard, target.rule, now), not_(keeping))
 
 
 def not_done(target: Target, at: FromClause | None = None) -> ColumnElement[bool]:

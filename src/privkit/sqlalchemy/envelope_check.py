@@ -6,6 +6,7 @@ write the same name and text, which is why both are made here.
 
 from __future__ import annotations
 
+import re
 from hashlib import sha256
 from typing import Any
 
@@ -41,6 +42,11 @@ def check_texts(column: str, *, pending: bool = False) -> dict[str, str]:
         "postgresql": f"{quoted} IS NULL OR {postgresql}{quoted} = CAST('\\x00' AS bytea) OR "
         f"(substring({quoted} from 1 for 1) = CAST('\\x01' AS bytea) AND length({quoted}) >= {OVERHEAD})",
     }
+
+
+def lets_wait(text: str) -> bool:
+    """Whether the condition of a CHECK, as a database gives it back, is one with ``pending``."""
+    return re.search(r"x'?02'", text, re.IGNORECASE) is not None
 
 
 def add(table: Table, column: Column[Any]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import (
     Column,
@@ -17,10 +18,8 @@ from sqlalchemy import (
     LargeBinary,
     Table,
     Update,
-    and_,
     exists,
     func,
-    not_,
     select,
     true,
     type_coerce,
@@ -37,6 +36,7 @@ from privkit.policy.resolve import FieldRule
 from privkit.purposes import internally
 from privkit.sqlalchemy import wrapping
 from privkit.sqlalchemy.guard import Guard
+from privkit.sqlalchemy.registry import guard_of
 from privkit.sqlalchemy.tables import EPOCH
 from privkit.sqlalchemy.types import Guarded, Sealed, plain_type
 from privkit.sqlalchemy.write_forms import matching
@@ -52,19 +52,19 @@ def event_column(guard: Guard, table: Table, rule: FieldRule) -> Column[Any]:
     return each.mapper.columns[str(each.model.events[rule.epochs.event])]
 
 
-def finished(
-    guard: Guard, table: Table, rule: FieldRule, now: Callable[[], datetime], keeping: ColumnElement[bool]
-) -> ColumnElement[bool]:
-    """Return SQL that is true for rows of privkit_epoch: living epochs of a field whose values have all ended.
-
-    ``keeping``: what must be true for no row of ``table`` in the epoch.
-    """
+def over(guard: Guard, rule: FieldRule, now: Callable[[], datetime]) -> list[ColumnElement[bool]]:
+    """Return the conditions of rows of privkit_epoch: living epochs of a field, all of whose values have ended."""
     assert rule.epochs is not None
+    epoch = guard.own_table(EPOCH)
+    last = rule.epochs.over(rule.keeps, now())
+    return [epoch.c.field == rule.field.id, epoch.c.number <= last, epoch.c.wrapped.is_not(None)]
+
+
+def any_row(guard: Guard, rule: FieldRule, table: Table, condition: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Return SQL that is true for a row of privkit_epoch when a row of ``table`` in that epoch meets a condition."""
     epoch, event = guard.own_table(EPOCH), event_column(guard, table, rule)
-    over = rule.epochs.over(rule.keeps, now())
     starts, ends = _comparable(epoch.c.starts, event), _comparable(epoch.c.ends, event)
-    inside = exists().where(event >= starts, event < ends, keeping).correlate(epoch)
-    return and_(epoch.c.field == rule.field.id, epoch.c.number <= over, epoch.c.wrapped.is_not(None), not_(inside))
+    return exists().where(event >= starts, event < ends, condition).correlate(epoch)
 
 
 def _comparable(bound: ColumnElement[Any], event: Column[Any]) -> ColumnElement[Any]:
@@ -226,14 +226,28 @@ def for_sealing(connection: Connection, guard: Guard, field_id: str, numbers: It
     return list(found.values())
 
 
+_created: WeakKeyDictionary[Connection, set[Epoch]] = WeakKeyDictionary()
+
+
+def forget_created(connection: Connection, *savepoint: Any) -> None:
+    """Drop keys that are rolled back from memory: another worker may have made the same epochs, with keys of its own."""
+    guard = guard_of(connection.dialect)
+    assert guard is not None
+    for epoch in _created.pop(connection, ()):
+        guard.keys.forget_epoch(epoch)
+
+
 def _create(connection: Connection, guard: Guard, field_id: str, numbers: Collection[int]) -> None:
     """Another writer may create the same epoch at the same time: the first one that commits gives it its key."""
     if not numbers:
         return
+    _created.setdefault(connection, set()).update(Epoch(connection.dialect, field_id, each) for each in numbers)
     now, rows, epochs = guard.now(), [], guard.rules[field_id].epochs
     assert epochs is not None
     keys = [SubjectKey.new() for _ in numbers]
-    for number, key in zip(sorted(numbers), keys, strict=True):  # in one order, or two writers would wait for each other
+    for number, key in zip(
+        sorted(numbers), keys, strict=True
+    ):  # in one order, or two writers would wait for each other
         row = {"field": field_id, "number": number, "key_id": key.id, "created_at": now}
         rows.append(row | {"starts": epochs.starts(number), "ends": epochs.ends(number)})
     insert: Any = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert

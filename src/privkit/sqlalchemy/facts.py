@@ -203,8 +203,10 @@ def _compares(compound: CompoundSelect[Any]) -> bool:
 
 def _returned(node: Any) -> Iterator[tuple[Any, _Place]]:
     for column in (column for attribute in _RETURNED for column in getattr(node, attribute, None) or ()):
+        entity = "parententity" in getattr(column, "_annotations", ())  # it returns what is mapped, and no search hash
         for each in column.c if isinstance(column, Table) else (column,):
-            yield each, _Place.LISTED if isinstance(each, ColumnClause) else _Place.USED
+            if not (entity and isinstance(each.type, SearchIndex)):
+                yield each, _Place.LISTED if isinstance(each, ColumnClause) else _Place.USED
 
 
 def _note_column(column: Any, facts: Facts, place: _Place) -> None:
@@ -214,7 +216,7 @@ def _note_column(column: Any, facts: Facts, place: _Place) -> None:
         found = field_of(base)
         if found is None:
             continue
-        if isinstance(base.table, Table):
+        if isinstance(getattr(base, "table", None), Table):  # a CAST may have a field's type
             facts.tables.add(original(base.table))
         if place is _Place.LISTED and isinstance(column.type, Guarded):
             facts.selected[found.id] = found

@@ -39,8 +39,8 @@ from privkit.crypto.envelope import ValueKey, open_own
 from privkit.crypto.search import key_name
 from privkit.deidentify import reduce
 from privkit.errors import MappingError, NotProtectedError, PrivkitError, SealedError, ShreddedError
-from privkit.location import GeoPoint, cell_int
 from privkit.ledger import OutsideLedger
+from privkit.location import GeoPoint, cell_int
 from privkit.markers import Equality, Nearby
 from privkit.policy import Policy
 from privkit.policy.resolve import FieldRule, resolve
@@ -110,7 +110,7 @@ class Guard:
         self.rules: dict[str, FieldRule] = {}
         self.classes: dict[type, Protected] = {}
         self.tables: dict[Table, Protected] = {}
-        self.proven: WeakKeyDictionary[Dialect, Keyring] = WeakKeyDictionary()
+        self.proven: WeakKeyDictionary[Dialect, bytes] = WeakKeyDictionary()
         self.alone: WeakSet[Dialect] = WeakSet()
         """The engines whose databases were seen to have no copy outside."""
         self.version = 0
@@ -136,6 +136,7 @@ class Guard:
                 assert isinstance(kind, Guarded)
                 kind.decide(self, sealed=self.rules[field.id].sealed)
                 for other in pairs.pair(each.mapper.columns[name]) or ():
+                    assert isinstance(other.type, Guarded)
                     other.type.decide(self, sealed=self.rules[field.id].sealed)
             self._check_epochs(each)
         self.tables = {}

@@ -15,11 +15,9 @@ from sqlalchemy import (
     ColumnElement,
     Dialect,
     LargeBinary,
-    and_,
     func,
     literal,
     literal_column,
-    or_,
     type_coerce,
 )
 from sqlalchemy.sql import operators
@@ -77,12 +75,23 @@ class IndexComparator(TypeDecorator.Comparator[Any]):
     def operate(self, op: Any, *other: Any, **kwargs: Any) -> ColumnElement[Any]:
         kind = self.type
         assert isinstance(kind, SearchIndex)
-        if op not in EQUALITY or not kind.probes or not plain_values(other[0]):
+        if op not in EQUALITY or not kind.several or not plain_values(other[0]):
             return super().operate(op, *other, **kwargs)
-        found = [
-            op(type_coerce(self.expr, probe), hashed(other[0], probe), *other[1:], **kwargs) for probe in kind.probes
-        ]
-        return and_(*found) if op in (operators.ne, operators.not_in_op) else or_(*found)
+        among = op in (operators.in_op, operators.not_in_op)
+        if among and not isinstance(other[0], list | tuple | set | frozenset):
+            raise _unserved(kind.field)
+        hashes = [each for value in (other[0] if among else other) for each in self._hashes_of(value)]
+        return self.expr.in_(hashes) if op in (operators.eq, operators.in_op) else self.expr.not_in(hashes)
+
+    def _hashes_of(self, value: Any) -> list[ColumnElement[Any]]:
+        kind = JoinedHashes(self.type.field)  # type: ignore[attr-defined]
+        if value is None:
+            sent: Any = literal(None, kind)
+        else:
+            # Through a comparison, as a lambda's parameter is known by the first that it stands in.
+            compared: Any = type_coerce(self.expr, kind) == hashed(value, kind)
+            sent = compared.right
+        return [_part(sent, number * INDEX_SIZE, INDEX_SIZE) for number in range(len(searches(kind.field)))]
 
 
 class SearchIndex(TypeDecorator[Any]):
@@ -95,19 +104,15 @@ class SearchIndex(TypeDecorator[Any]):
     def __init__(self, field: Field) -> None:
         super().__init__(INDEX_SIZE)
         self.field = field
-
-    @property
-    def probes(self) -> list[Probe]:
-        """The types that a compared value takes, where hashes of several searches are stored."""
-        several = len(searches(self.field))
-        return [Probe(self.field, number) for number in range(several)] if several > 1 else []
+        self.several = len(searches(field)) > 1
+        """Whether hashes of several searches may be stored."""
 
     def coerce_compared_value(self, op: Any, value: Any) -> Any:
         return self
 
     def bind_processor(self, dialect: Dialect) -> Callable[[Any], Any] | None:
         guard = protecting(dialect, self.field)
-        field, several = self.field, len(searches(self.field)) > 1
+        field, several = self.field, self.several
 
         def process(value: Any) -> Any:
             if value is None or type(value) is IndexHash:
@@ -122,27 +127,20 @@ class SearchIndex(TypeDecorator[Any]):
         return f"{type(self).__name__}({self.field})"
 
 
-class Probe(SearchIndex):
-    """A compared value, as the hash of the search at ``position`` among the field's."""
+class JoinedHashes(SearchIndex):
+    """The type of a compared value: its hashes of all searches of the field, one after the other."""
 
     cache_ok = True
     comparator_factory = TypeDecorator.Comparator  # type: ignore[assignment]
 
-    def __init__(self, field: Field, position: int) -> None:
-        super().__init__(field)
-        self.position = position
-
     def bind_processor(self, dialect: Dialect) -> Callable[[Any], Any] | None:
         guard = protecting(dialect, self.field)
-        field, all_searches = self.field, searches(self.field)
+        field, every = self.field, searches(self.field)
 
         def process(value: Any) -> Any:
-            return None if value is None else b"".join(_hash(guard, field, value, each) for each in all_searches)
+            return None if value is None else b"".join(_hash(guard, field, value, each) for each in every)
 
         return process
-
-    def bind_expression(self, bindparam: BindParameter[Any]) -> ColumnElement[Any]:
-        return _part(bindparam, self.position * INDEX_SIZE, INDEX_SIZE)
 
 
 def _hash(guard: Guard, field: Field, value: Any, search: Search | None) -> bytes:
@@ -156,7 +154,7 @@ def _unserved(field: Field) -> SearchError:
     return SearchError(
         f"{field} is compared in a form that cannot look for the hashes of several index keys.",
         "Rows whose hash is under another key would be missed.",
-        f"Compare it by == or in_, as {field.name} == value, until the index key has changed.",
+        f"Compare it by {field.name} == value or {field.name}.in_([...]), the list itself, until the key has changed.",
         field=field.id,
     )
 

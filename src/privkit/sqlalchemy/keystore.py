@@ -23,7 +23,8 @@ def verify_keyring(connection: Connection, guard: Guard) -> None:
 
     Raises SealedError or KeyringError where the keyring is not the one that the database was written with.
     """
-    if guard.proven.get(connection.dialect) is guard.keyring:
+    proof = guard.keyring.secret("index")  # no rotation changes it; another keyring in its place does
+    if guard.proven.get(connection.dialect) == proof:
         return
     table = guard.own_table(KEY)
     query = select(table.c.id, table.c.wrapped).where(table.c.wrapped.is_not(None)).limit(1)
@@ -31,7 +32,7 @@ def verify_keyring(connection: Connection, guard: Guard) -> None:
         row = connection.execute(query).first()
     if row is not None:
         guard.keyring.unwrap(bytes(row.id), bytes(row.wrapped))
-        guard.proven[connection.dialect] = guard.keyring
+        guard.proven[connection.dialect] = proof
 
 
 def load(connection: Connection, guard: Guard, ids: Iterable[bytes]) -> list[SubjectKey]:
@@ -62,6 +63,7 @@ def load(connection: Connection, guard: Guard, ids: Iterable[bytes]) -> list[Sub
 
 def for_sealing(connection: Connection, guard: Guard, ids: Iterable[bytes]) -> dict[bytes, SubjectKey]:
     """Return the keys to seal with. Raises ShreddedError for a destroyed one: nobody comes back to life."""
+    guard.keyring.require_writable()
     wanted = set(ids)
     keys = {key.id: key for key in load(connection, guard, wanted)}
     if len(keys) < len(wanted):

@@ -105,8 +105,14 @@ def _wait(connection: Connection, guard: Guard) -> None:
     connection.execute(update(table).where(false()).values(seq=table.c.seq))
 
 
+def is_autocommit(connection: Connection) -> bool:
+    """Whether each statement commits by itself."""
+    engine_wide = getattr(connection.dialect, "_on_connect_isolation_level", None)
+    return connection.get_execution_options().get("isolation_level", engine_wide) == "AUTOCOMMIT"
+
+
 def _refuse_autocommit(connection: Connection) -> None:
-    if connection.get_isolation_level() == "AUTOCOMMIT":
+    if is_autocommit(connection):
         raise LedgerError(
             "The engine commits each statement by itself (AUTOCOMMIT).",
             "A line could not reach the copy outside before its work is committed.",

@@ -14,7 +14,7 @@ from sqlalchemy.sql.lambdas import LambdaElement
 
 from privkit import purposes
 from privkit.errors import NotProtectedError, PrivkitError
-from privkit.sqlalchemy import criteria, ledger, read_gate, silence, upserts, write_gate
+from privkit.sqlalchemy import criteria, epochs, ledger, read_gate, silence, upserts, write_forms, write_gate
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.registry import executing, guard_of, register
 
@@ -40,6 +40,8 @@ def protect(guard: Guard, engine: Engine | AsyncEngine) -> None:
     event.listen(sync, "before_cursor_execute", before_cursor_execute)
     event.listen(sync, "after_cursor_execute", after_cursor_execute)
     event.listen(sync, "handle_error", handle_error)
+    for end in ("rollback", "rollback_savepoint", "rollback_twophase"):
+        event.listen(sync, end, epochs.forget_created)
     if guard.outside is not None:
         event.listen(sync, "engine_connect", meet_outside)
         event.listen(sync, "commit", before_commit)
@@ -160,6 +162,8 @@ def do_orm_execute(state: ORMExecuteState) -> None:
     guard = guard_of(state.session.get_bind(**state.bind_arguments).dialect)
     if guard is None:
         return
+    if state.bind_mapper is not None and guard.protected(state.bind_mapper.class_) is not None:
+        write_forms.check_names(state.bind_mapper, state.statement, state.parameters)
     criteria.do_orm_execute(guard, state)
     entry = purposes.active()
     if entry is not None:

@@ -14,15 +14,14 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import Column, Date, LargeBinary, String, Table, event, inspect
 from sqlalchemy.orm import Mapper
-from sqlalchemy.types import TypeEngine
 
 from privkit import catalog, markers
 from privkit.catalog import Field, Model
 from privkit.deidentify import leaves_residue
 from privkit.errors import MappingError
-from privkit.sqlalchemy import attributes, envelope_check, mutables, pairs, search, stored, tables, unique
+from privkit.sqlalchemy import attributes, envelope_check, mutables, pairs, pickling, search, stored, tables, unique
 from privkit.sqlalchemy.index import SearchIndex
-from privkit.sqlalchemy.types import Guarded, plain_type
+from privkit.sqlalchemy.types import Guarded, guarded_columns, plain_type
 
 KEY_COLUMN = "privkit_key"
 ADULT_COLUMN = "privkit_adult_on"
@@ -38,6 +37,12 @@ known: WeakKeyDictionary[Mapper[Any], Model] = WeakKeyDictionary()
 def after_mapper_constructed(mapper: Mapper[Any], cls: type) -> None:
     """Prepare a class that was just mapped."""
     install(mapper)
+
+
+@event.listens_for(Mapper, "mapper_configured")
+def mapper_configured(mapper: Mapper[Any], cls: type) -> None:
+    """Finish what needs all attributes of a class."""
+    mutables.track(mapper)
 
 
 def on_marked(cls: type) -> None:
@@ -78,6 +83,8 @@ def install(mapper: Mapper[Any]) -> Model:
     if model.fields:
         attributes.load_within_purpose(mapper, model.fields)
         attributes.guard_composites(mapper.class_)
+        attributes.show_key_only(mapper.class_)
+        pickling.leave_values_behind(mapper)
     unique.settle(mapper.local_table)
     return model
 
@@ -95,9 +102,16 @@ def _install_field(mapper: Mapper[Any], column: Column[Any], field: Field) -> No
         attributes.guard(mapper.class_, field.name, guarded.field)
         return
     field, plain = stored.fitted(field, column.type)
-    column.type = Guarded(field, plain)
     table = column.table
     assert isinstance(table, Table)
+    if any(each.field.id == field.id for each in guarded_columns(table).values()):
+        raise MappingError(
+            f"{table.name}.{column.name} is another column than the {field} that its table has already.",
+            "Two columns would be sealed as one field, and one's values would open in the other.",
+            f'Give its marker an id of its own: id="{table.name}.{column.name}".',
+            field=field.id,
+        )
+    column.type = Guarded(field, plain)
     sealed = column if field.marker.adopting is None else pairs.install(table, column, field, plain)
     if field.marker.search is not None:
         search.check(field)

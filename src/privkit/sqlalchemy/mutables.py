@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import Column, event
+from sqlalchemy import Column
 from sqlalchemy.ext.mutable import MutableBase
 from sqlalchemy.orm import Mapper
 from sqlalchemy.types import TypeEngine
@@ -21,15 +21,14 @@ from privkit.sqlalchemy.types import Guarded
 _APPLIED = "_ext_mutable_listener_applied"  # SQLAlchemy's own mark, so that neither wraps a column twice
 
 
-@event.listens_for(Mapper, "mapper_configured")
-def mapper_configured(mapper: Mapper[Any], cls: type) -> None:
+def track(mapper: Mapper[Any]) -> None:
     """Track in-place changes of personal columns whose declared type is mutable."""
     for each in mapper.column_attrs:
         column = each.expression
         if isinstance(column, Column) and isinstance(column.type, Guarded) and _APPLIED not in column.info:
             for wrapper in _wrappers(mapper, column.type.plain):
                 column.info[_APPLIED] = True
-                wrapper.associate_with_attribute(getattr(cls, each.key))
+                wrapper.associate_with_attribute(getattr(mapper.class_, each.key))
 
 
 def _wrappers(mapper: Mapper[Any], plain: TypeEngine[Any]) -> Iterator[Any]:

@@ -70,7 +70,8 @@ class LedgerFile:
             end, last = _tail(file)
             _require_next(first, _entry(last) if last else None)
             try:
-                file.truncate(end)
+                if os.fstat(file.fileno()).st_size > end:  # a line that a crash tore
+                    file.truncate(end)
                 file.seek(end)
                 _write(file, chain([first], lines))
                 os.fsync(file.fileno())

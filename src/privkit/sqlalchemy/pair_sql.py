@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import DDL, Column, DefaultClause, Dialect, Table, event
+from sqlalchemy import DDL, Column, DefaultClause, Dialect, LargeBinary, Table, event
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.elements import ClauseElement
 from sqlalchemy.types import JSON
 
 from privkit.sqlalchemy.envelope_check import check_name, check_texts
-from privkit.sqlalchemy.types import Guarded
+from privkit.sqlalchemy.types import plain_type
 
-_DEFAULT = {"sqlite": "x'02'", "postgresql": "'\\x02'::bytea"}
+DEFAULT = {"sqlite": "x'02'", "postgresql": "'\\x02'::bytea"}
+"""What a sealed column holds of a row whose value is not sealed yet, as SQL, by the name of the dialect."""
 
 
 class _Pending(ClauseElement):
@@ -26,12 +27,12 @@ class _Pending(ClauseElement):
 
 @compiles(_Pending, "sqlite")
 def _pending_sqlite(element: Any, compiler: Any, **kwargs: Any) -> str:
-    return _DEFAULT["sqlite"]
+    return DEFAULT["sqlite"]
 
 
 @compiles(_Pending, "postgresql")
 def _pending_postgresql(element: Any, compiler: Any, **kwargs: Any) -> str:
-    return _DEFAULT["postgresql"]
+    return DEFAULT["postgresql"]
 
 
 def trigger_name(sealed: Column[Any]) -> str:
@@ -53,7 +54,7 @@ def create_sql(sealed: Column[Any], old: Column[Any], dialect: Dialect) -> list[
             f"OLD.{theirs} AND NEW.{ours} IS OLD.{ours} AND NEW.{ours} IS NOT x'00' "
             f"BEGIN UPDATE {table} SET {cleared} WHERE {keys}; END"
         ]
-    text = "text" if isinstance(old.type, Guarded) and isinstance(old.type.plain, JSON) else ""
+    text = "text" if isinstance(plain_type(old), JSON) else ""
     new, before = (f"CAST({each}.{theirs} AS text)" if text else f"{each}.{theirs}" for each in ("NEW", "OLD"))
     cleared = f"NEW.{ours} := '\\x02'::bytea;" + (f" NEW.{quote(index)} := NULL;" if indexed else "")
     return [
@@ -76,12 +77,12 @@ def drop_sql(sealed: Column[Any], dialect: Dialect) -> list[str]:
 
 def as_ddl(statement: str) -> DDL:
     """Return DDL of a statement as it stands: its percent signs are its own."""
-    return DDL(statement.replace("%", "%%"))
+    return DDL(statement.replace("%", "%%"))  # type: ignore[no-untyped-call]
 
 
 def watch(sealed: Column[Any], old: Column[Any]) -> None:
     """Give a sealed column its default, and its table, where it is created, the trigger."""
-    sealed.server_default = DefaultClause(_Pending())  # type: ignore[arg-type]
+    sealed.server_default = DefaultClause(_Pending())
 
     def after_create(target: Table, connection: Any, **kwargs: Any) -> None:
         if connection.dialect.name in ("sqlite", "postgresql"):
@@ -96,10 +97,10 @@ def column_sql(sealed: Column[Any], dialect: Dialect) -> list[str]:
     quote = dialect.identifier_preparer.quote
     table, name = dialect.identifier_preparer.format_table(sealed.table), quote(sealed.name)
     lite = dialect.name == "sqlite"
-    kind, empty = ("BLOB" if lite else "BYTEA"), ("" if sealed.nullable else " NOT NULL")
+    kind, empty = LargeBinary().compile(dialect=dialect), "" if sealed.nullable else " NOT NULL"
     text = check_texts(sealed.name, pending=True)[dialect.name]
     check = f"CONSTRAINT {quote(check_name(sealed.table.name, sealed.name))} CHECK ({text})"
-    added = f"ALTER TABLE {table} ADD COLUMN {name} {kind} DEFAULT {_DEFAULT[dialect.name]}{empty}"
+    added = f"ALTER TABLE {table} ADD COLUMN {name} {kind} DEFAULT {DEFAULT[dialect.name]}{empty}"
     made = [f"{added} {check}"] if lite else [added, f"ALTER TABLE {table} ADD {check} NOT VALID"]
     index = f"{sealed.name}_ix"
     if index in sealed.table.columns:

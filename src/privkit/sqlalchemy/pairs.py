@@ -58,7 +58,7 @@ class Beside(Guarded):
         super().decide(guard, sealed=_adopting(self.field).phase == "dual")
 
     @property
-    def comparator_factory(self) -> Any:
+    def comparator_factory(self) -> Any:  # type: ignore[override]
         """Another library's ciphertext serves no more operators than an envelope."""
         if not self._foreign:
             return super().comparator_factory
@@ -89,7 +89,7 @@ def _adopting(field: Field) -> Adopting:
 
 
 def scheme_of(field: Field) -> Scheme:
-    """Return the scheme of the values that are not sealed yet. Raises MappingError for a type it does not bring back."""
+    """Return the scheme of values that are not sealed yet. Raises MappingError for a type it does not bring back."""
     adopting = _adopting(field)
     return scheme_for(adopting.previous, field.python_type, in_place=adopting.beside is None)
 

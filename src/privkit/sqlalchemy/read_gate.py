@@ -145,7 +145,8 @@ class _Keys:
     def _load_epochs(self, field_id: str, headers: set[bytes]) -> list[Any]:
         ends = {header[-EPOCH_SIZE:] for header in headers if len(header) == HEADER_SIZE}
         numbers = {int.from_bytes(end, "big") for end in ends}
-        return list(epochs.load(self._connection, self._guard, {field_id: numbers}))
+        ids = (field_id, *self._guard.rules[field_id].field.marker.formerly)
+        return list(epochs.load(self._connection, self._guard, dict.fromkeys(ids, numbers)))
 
 
 def _headers(values: list[Any]) -> set[bytes]:

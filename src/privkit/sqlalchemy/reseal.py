@@ -116,7 +116,7 @@ class _Work:
     def _look(self) -> Counts:
         scanned = resealed = left = failed = 0
         after: Sequence[Any] | None = None
-        keys = key_columns(self.values.column.table)  # type: ignore[arg-type]
+        keys = key_columns(self.values.column.table)
         while True:
             query = self.values.query().where(*keyset(keys, after)).order_by(*keys).limit(self.batch)
             with self.engine.begin() as connection:

@@ -173,7 +173,7 @@ def _in_texts(connection: Connection, stored: ColumnElement[Any]) -> Counter[byt
     is_text = func.typeof(stored) == "text" if connection.dialect.name == "sqlite" else true()
     shape = and_(is_text, func.length(stored) >= _SHORTEST_TEXT, begins)
     found: Counter[bytes] = Counter()
-    for text in connection.execution_options(yield_per=1000).execute(select(stored).where(shape)).scalars():
+    for text in connection.execute(select(stored).where(shape)).scalars():
         envelope = _decoded(text)
         if envelope.startswith(_START) and len(envelope) >= OVERHEAD and not envelope[18]:
             found[envelope[2 : 2 + KEY_ID_SIZE]] += 1

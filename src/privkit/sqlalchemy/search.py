@@ -35,7 +35,7 @@ class SealedComparator(TypeDecorator.Comparator[Any]):
         field = kind.field
         if op in EQUALITY and isinstance(field.marker.search, Equality) and plain_values(operand):
             index = index_column(self.expr, field)
-            found = op(index, hashed(operand, index.type), *other[1:], **kwargs)
+            found: ColumnElement[Any] = op(index, hashed(operand, index.type), *other[1:], **kwargs)
             if field.marker.adopting is not None:
                 found = or_previous(found, op, other, self.expr, kind)
             return while_readable(found, self.expr, kind)
@@ -109,8 +109,6 @@ def check(field: Field) -> None:
     if search is None:
         return
     _check_keys(field, searches(field))
-    if not isinstance(search, Equality):
-        return
     for each in searches(field):
         if isinstance(each, Equality) and each.normaliser not in NORMALISERS:
             raise MappingError(
@@ -120,7 +118,7 @@ def check(field: Field) -> None:
                 field=field.id,
             )
     count = _number_of_values(field.python_type)
-    if count < FEW_VALUES and not search.guessable and field.marker.seal is not False:
+    if isinstance(search, Equality) and count < FEW_VALUES and not search.guessable and field.marker.seal is not False:
         raise MappingError(
             f"{field} has {count} possible values and would be searched by Equality.",
             "Equal values have equal hashes, so whoever has the table guesses them by how often each occurs.",
@@ -140,7 +138,7 @@ def _check_keys(field: Field, every: tuple[Search, ...]) -> None:
     raise MappingError(
         f"{field} has a search whose index keys cannot be told apart.",
         "Its stored hashes could not be counted, found or made anew one key at a time.",
-        "Give each search of one kind a key number of its own, 1 to 255: Equality(\"email\", key=2, also=(1,)).",
+        'Give each search of one kind a key number of its own, 1 to 255: Equality("email", key=2, also=(1,)).',
         field=field.id,
     )
 

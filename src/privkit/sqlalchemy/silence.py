@@ -50,6 +50,8 @@ def clean(error: BaseException) -> None:
         if isinstance(each, UnicodeEncodeError):
             each.object = ""
             each.args = (each.encoding, "", each.start, each.end, each.reason)
+        elif isinstance(each, AttributeError):
+            each.obj = None
 
 
 def clean_driver_error(wrapped: DBAPIError) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from zlib import crc32
 
 from sqlalchemy import (
+    BindParameter,
     Column,
     ColumnElement,
     Connection,
@@ -59,9 +60,10 @@ def refuse(
     """
     if all(len(searches(kind.field)) < 2 for kind in guarded.values()):
         return
+    fixed = _fixed(statement)
     for columns in (tuple(each.columns) for each in declared(table)):
-        changing = [column for column in columns if isinstance(column.type, SearchIndex) and column.type.probes]
-        found = [(row, _equal(guard, columns, row)) for row in rows] if changing else []
+        changing = [column for column in columns if isinstance(column.type, SearchIndex) and column.type.several]
+        found = [(row, _equal(guard, columns, fixed | row)) for row in rows or [{}]] if changing else []
         wanted = [(row, equal) for row, equal in found if equal]
         if wanted:
             _lock(connection, table, changing[0], [equal for _, equal in wanted])
@@ -74,10 +76,28 @@ def _equal(guard: Guard, columns: Sequence[Column[Any]], row: Row) -> Equal:
     given = [name for name in names if name in row]
     if not given or any(row[name] is None for name in given):
         return {}
-    if any(isinstance(column.type, SearchIndex) and name not in row for column, name in zip(columns, names, strict=True)):
+    if any(
+        isinstance(column.type, SearchIndex) and name not in row for column, name in zip(columns, names, strict=True)
+    ):
         raise _incomplete(columns, names)
+    pairs = zip(columns, names, strict=True)
     return {
-        column: _forms(guard, column, row[name]) for column, name in zip(columns, names, strict=True) if name in row
+        column: _forms(guard, column, row[name]) for column, name in pairs if row.get(name, _UNKNOWN) is not _UNKNOWN
+    }
+
+
+_UNKNOWN = object()
+"""A value that the database computes: any may be equal to it."""
+
+
+def _fixed(statement: Any) -> dict[str, Any]:
+    """Return the values that stand in the statement itself, by column key."""
+    values = dict(statement._values or {}) | dict(getattr(statement, "_ordered_values", None) or ())
+    return {
+        str(getattr(key, "key", key)): each.value
+        if isinstance(each, BindParameter) and each.callable is None
+        else _UNKNOWN
+        for key, each in values.items()
     }
 
 

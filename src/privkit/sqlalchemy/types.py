@@ -8,19 +8,18 @@ search can.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import BindParameter, Boolean, ColumnElement, Dialect, LargeBinary, Table, and_, not_, or_, type_coerce
-from sqlalchemy.exc import DontWrapMixin
 from sqlalchemy.sql import operators, sqltypes
 from sqlalchemy.sql.elements import False_, True_
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from privkit.catalog import Field
-from privkit.errors import MappingError, NotProtectedError, PrivkitError, SearchError, StatementRefused
+from privkit.errors import MappingError, StatementRefused
 from privkit.location import GeoPoint
-from privkit.markers import BirthDate, Equality, Location, Nearby, Personal
+from privkit.markers import BirthDate, Location, Personal
 from privkit.sqlalchemy import stored
 from privkit.sqlalchemy.index import SearchIndex
 from privkit.sqlalchemy.registry import protecting, unwrapped
@@ -113,7 +112,8 @@ class Guarded(TypeDecorator[Any]):
                     StatementRefused(
                         f"A value for {field} reached the database unsealed, by a path that cannot seal it.",
                         "It would have been stored, or compared, as plain text.",
-                        "Set the attribute on an object, or pass values as parameters of insert() and update().",
+                        "Set the attribute on an object, pass values as parameters of insert() and update(), "
+                        "or compare the field by itself: Model.field == value, not within tuple_().",
                         field=field.id,
                     )
                 )

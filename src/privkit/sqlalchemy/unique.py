@@ -10,7 +10,6 @@ from sqlalchemy.sql.elements import conv
 
 from privkit.errors import MappingError
 from privkit.markers import Equality
-from privkit.sqlalchemy.index import SearchIndex
 from privkit.sqlalchemy.types import Guarded
 
 Unique = UniqueConstraint | Index
@@ -49,7 +48,9 @@ def declared(table: Table) -> Iterator[Unique]:
 
 def _refuse_as_key(table: Table, column: Column[Any]) -> None:
     names = {f"{table.fullname}.{column.name}"}
-    refers = [key for each in table.metadata.tables.values() for key in each.foreign_keys if key.target_fullname in names]
+    refers = [
+        key for each in table.metadata.tables.values() for key in each.foreign_keys if key.target_fullname in names
+    ]
     if column.primary_key or column.foreign_keys or refers:
         role = "a primary key" if column.primary_key else "a foreign key" if column.foreign_keys else "referred to"
         raise MappingError(
@@ -66,7 +67,7 @@ def _field(column: Column[Any]) -> Any:
 
 
 def _move(table: Table, each: Unique) -> None:
-    columns = [_stand_in(table, each, column) for column in each.columns]
+    columns = [_stand_in(table, column) if _sealed(column) else column for column in each.columns]
     if isinstance(each, Index):
         if len(each.expressions) != len(columns) or not all(isinstance(part, Column) for part in each.expressions):
             raise _unsupported(each, "over an expression")
@@ -80,18 +81,21 @@ def _move(table: Table, each: Unique) -> None:
     if any(key.endswith("nulls_not_distinct") and value for key, value in each.dialect_kwargs.items()):
         raise _unsupported(each, "with NULLS NOT DISTINCT")
     for column in each.columns:
-        column.unique = None
+        if _sealed(column):
+            column.unique = None  # or a copy of the table would declare it again
     if isinstance(made, UniqueConstraint):
         table.append_constraint(made)
     if len(columns) == 1:
-        for index in [other for other in table.indexes if other is not made and [*other.columns] == columns]:
+        for index in [other for other in table.indexes if other is not made and _over(other, columns[0])]:
             table.indexes.discard(index)
 
 
-def _stand_in(table: Table, each: Unique, column: Column[Any]) -> Column[Any]:
-    """Return the column of the same meaning whose equal values are stored as equal bytes."""
-    if not _sealed(column):
-        return column
+def _over(index: Index, column: Column[Any]) -> bool:
+    return len(index.columns) == 1 and index.columns.contains_column(column)
+
+
+def _stand_in(table: Table, column: Column[Any]) -> Column[Any]:
+    """Return the column beside a sealed one that holds equal bytes for equal values."""
     field = _field(column)
     index = table.columns.get(f"{column.name}_ix")
     if index is None or not isinstance(field.marker.search, Equality):
@@ -113,6 +117,6 @@ def _unsupported(each: Unique, how: str) -> MappingError:
     return MappingError(
         f"A unique constraint {how} names the sealed column {', '.join(column.name for column in each.columns)}.",
         "It would not hold: no two envelopes are equal, and a hash is equal for equal values only.",
-        "Declare the column itself unique, and choose the normaliser: search=Equality(\"case\").",
+        'Declare the column itself unique, and choose the normaliser: search=Equality("case").',
         columns=[column.name for column in each.columns],
     )

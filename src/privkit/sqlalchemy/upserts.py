@@ -31,7 +31,7 @@ from privkit.crypto import SubjectKey
 from privkit.deidentify import leaves_residue
 from privkit.errors import ConcurrentWrite, StatementRefused
 from privkit.purposes import internally
-from privkit.sqlalchemy import children, epochs, keystore
+from privkit.sqlalchemy import children, epochs, keystore, pairs
 from privkit.sqlalchemy.conflicts import check_uses, conflict_columns, is_excluded, seeks_sealed, single, values_set
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.index import SearchIndex, hash_for
@@ -119,6 +119,7 @@ def prepare(
     touched = values.keys() & watched_columns(guard, table, guarded)
     for name in touched & guarded.keys():
         check_purpose(guard, guarded[name])
+    pairs.refuse_upsert(guarded, touched)
     for name, value in values.items():
         if is_own(table.columns[name]) and not (touched and is_excluded(name, value)):
             raise own_column(table.columns[name])
@@ -281,6 +282,7 @@ def _stored(
     owner = owner_key(guard, table, table) if about else null()
     consented = func.coalesce(consented_at(guard, table, table), false()) if about else true()
     query = select(owner, consented, *by, *(table.columns[name] for name in kept)).with_for_update(of=table)
+    query = query.order_by(*by)  # writers that lock in one order do not wait for each other in a circle
     if upsert.where is not None:
         query = query.where(upsert.where)
     found: dict[Target | None, _Stored] = {}

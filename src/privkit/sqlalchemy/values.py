@@ -82,10 +82,10 @@ class Values:
         hash_column = self._hash_column()
         event = self._event_column()
         return select(
-            *key_columns(table),  # type: ignore[arg-type]
+            *key_columns(table),
             type_coerce(self.column, LargeBinary()),
             type_coerce(hash_column, LargeBinary()) if hash_column is not None else null(),
-            owner_key(self.guard, table, table),  # type: ignore[arg-type]
+            owner_key(self.guard, table, table),
             event if event is not None else null(),
         ).where(type_coerce(self.column, LargeBinary()).is_not(None))
 
@@ -161,7 +161,7 @@ class Values:
     def exchange(self, connection: Connection, fresh: Sequence[tuple[Row, bytes, bytes | None]]) -> int:
         """Replace envelopes and their hashes, each unless it was written meanwhile. Returns how many it were."""
         table, hash_column = self.column.table, self._hash_column()
-        columns = key_columns(table)  # type: ignore[arg-type]
+        columns = key_columns(table)
         same = [column == bindparam(f"key_{number}", type_=column.type) for number, column in enumerate(columns)]
         old = type_coerce(self.column, LargeBinary()) == bindparam("old", type_=LargeBinary())
         new: dict[Any, Any] = {self.column.key: bindparam("new", type_=self.column.type)}
@@ -178,13 +178,13 @@ class Values:
     def locked(self, connection: Connection, rows: Sequence[Row]) -> list[Row]:
         """Lock the rows that nobody else has locked, and return them: a writer is never waited for."""
         table = self.column.table
-        columns = key_columns(table)  # type: ignore[arg-type]
+        columns = key_columns(table)
         query = select(*columns).where(among(columns, [row.key for row in rows]))
         free = {tuple(key) for key in connection.execute(query.with_for_update(skip_locked=True)).all()}
         return [row for row in rows if row.key in free]
 
     def _hash_column(self) -> Column[Any] | None:
-        return self.column.table.c.get(f"{self.column.name}_ix")  # type: ignore[return-value]
+        return self.column.table.c.get(f"{self.column.name}_ix")
 
     def _event_column(self) -> Column[Any] | None:
         rule = self.guard.rule(self.field)
@@ -217,4 +217,4 @@ def _header(envelope: bytes) -> tuple[bytes, int] | None:
 def of_owner(values: Values, owner: bytes) -> ColumnElement[bool]:
     """Return SQL that is true for the rows of one data subject."""
     table = values.column.table
-    return owner_key(values.guard, table, table) == owner  # type: ignore[arg-type]
+    return owner_key(values.guard, table, table) == owner

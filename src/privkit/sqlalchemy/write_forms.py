@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import JSON, BindParameter, Column, Insert, Null, Table, Update
+from sqlalchemy.ext.hybrid import hybrid_property
+from sqlalchemy.orm import Mapper
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.elements import ClauseElement
 from sqlalchemy.types import NULLTYPE
@@ -216,6 +218,27 @@ def _refuse_unseen(statement: Insert, table: Table, parameters: Parameters) -> N
             "Its rows are not known before the database runs it.",
             "Pass a list of dicts: connection.execute(insert(Model), [{...}, {...}]).",
             table=table.name,
+        )
+
+
+def check_names(mapper: Mapper[Any], statement: Any, parameters: Any) -> None:
+    """Refuse a list of rows that names a field otherwise than by its column: SQLAlchemy would drop the value.
+
+    A synonym, a proxy and, before SQLAlchemy 2.1, a hybrid are such names.
+    """
+    if not isinstance(statement, Insert | Update) or statement._values or not parameters:
+        return
+    by_itself = {each.key for each in mapper.column_attrs} | {each.key for each in mapper.composites}
+    others = set(mapper.all_orm_descriptors.keys()) - by_itself
+    rows = [parameters] if isinstance(parameters, Mapping) else parameters
+    for name in sorted({name for row in rows for name in row} & others):
+        if hasattr(hybrid_property, "bulk_dml") and isinstance(mapper.all_orm_descriptors[name], hybrid_property):
+            continue  # SQLAlchemy asks the hybrid, or raises
+        raise StatementRefused(
+            f"{mapper.class_.__name__}.{name} is no column, and a list of rows names it.",
+            "SQLAlchemy would drop its value, and the field behind it would stay empty.",
+            f"Name the column, or use session.execute(insert({mapper.class_.__name__}).values({name}=...)).",
+            name=name,
         )
 
 

@@ -66,7 +66,6 @@ def before_execute(guard: Guard, connection: Connection, statement: Any, many: A
         fill_in_defaults(guard, statement, table, guarded, parameters)
         if statement._post_values_clause is not None:
             statement, upsert = upserts.prepare(guard, connection, statement, table, guarded, parameters)
-            pairs.refuse_upsert(guarded, upsert.sets if upsert is not None else ())
     pairs.fill(table, guarded, parameters, new=isinstance(statement, Insert))
     double.refuse(connection, guard, guarded, parameters)
     _check_purpose(guard, guarded, parameters, changes=isinstance(statement, Update))
@@ -169,7 +168,7 @@ def _seal_rows(
     numbers, held = epochs.of_rows(guard, connection, table, guarded, rows, known)
     for name, kind in guarded.items():
         if pairs.indexed(kind):
-            _index_rows(guard, kind, name, rows)
+            _index_rows(guard, kind, name, f"{table.columns[name].name}_ix", rows)
         if not kind.sealed:
             continue
         seal = guard.sealer(kind.field, connection.dialect, draw)
@@ -180,16 +179,16 @@ def _seal_rows(
             if key is None and pairs.waits(kind):
                 row[name] = pairs.WAITING
                 continue
-            if key is None:
+            if key is None and value is not JSON.NULL:
                 raise _ownerless(kind)
-            row[name] = Sealed(seal(key, number, None if value is JSON.NULL else value))
+            row[name] = None if key is None else Sealed(seal(key, number, None if value is JSON.NULL else value))
     del held  # until here the keys of the epochs were findable
 
 
-def _index_rows(guard: Guard, kind: Guarded, name: str, rows: Parameters) -> None:
+def _index_rows(guard: Guard, kind: Guarded, name: str, index: str, rows: Parameters) -> None:
     for row in rows:
         if name in row:
-            row[f"{name}_ix"] = hash_for(guard, kind.field, row[name])
+            row[index] = hash_for(guard, kind.field, row[name])
 
 
 def _ownerless(kind: Guarded) -> StatementRefused:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, select
 from privkit.errors import InvalidValue, PlanError
 from privkit.purposes import internally
 from privkit.sqlalchemy import consents, destroy, erasure, ledger
+from privkit.sqlalchemy.finality import Finality, finality
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.tables import KEY
 
@@ -19,17 +20,26 @@ from privkit.sqlalchemy.tables import KEY
 class Erasure:
     """What an erasure did. ``subject``: the key id, hexadecimal. ``kept``: field ids, with the duties that keep them.
 
-    ``fields`` values were destroyed one by one, ``rows`` rows were deleted. ``unreadable_by``: from then on no
-    process can open what was erased; until then one that opened it before may still hold the key. ``final_by``:
-    from then on no copy of the database can be opened either; None until the keys are rolled, or while they are kept.
+    ``fields`` values were destroyed one by one, ``rows`` rows were deleted, at ``at``. ``finality`` of the key; None
+    where a duty keeps it: then a backup made before still opens with it.
     """
 
     subject: str
     fields: int
     rows: int
     kept: Mapping[str, str]
-    unreadable_by: datetime
-    final_by: datetime | None = None
+    at: datetime
+    finality: Finality | None
+
+    @property
+    def unreadable_by(self) -> datetime:
+        """From when on no process can open what was erased: until then others may hold the key in memory."""
+        return self.finality.unreadable_by if self.finality is not None else self.at
+
+    @property
+    def final_by(self) -> datetime | None:
+        """By when no copy of the database opens either; None where no roll of the keys is planned, or a key is kept."""
+        return self.finality.final_by if self.finality is not None else None
 
 
 def erase(guard: Guard, engine: Engine, subject: object, *, by: str) -> Erasure:
@@ -54,8 +64,9 @@ def erase(guard: Guard, engine: Engine, subject: object, *, by: str) -> Erasure:
         _refuse_left(erasure.left(connection, guard, [key_id]).keys() - kept.keys())
         body = {"subject": key_id.hex(), "by": ledger.who(guard, by), "fields": fields, "rows": rows}
         ledger.append(connection, guard, "erased", body | {"kept": sorted(kept)})
+        found = None if kept else finality(connection, guard)
     guard.keys.forget(key_id)  # somebody may have loaded it again before the commit
-    return Erasure(key_id.hex(), fields, rows, kept, guard.now() + guard.keys.max_age)
+    return Erasure(key_id.hex(), fields, rows, kept, guard.now(), found)
 
 
 def _known(connection: Connection, guard: Guard, subject: object) -> bytes:

@@ -16,6 +16,7 @@ from privkit.integrations.alembic.directives import (
     add_key_column,
     add_sealed_column,
     add_search_index,
+    close_sealed_column,
     create_privkit_tables,
     drop_envelope_check,
     drop_key_column,
@@ -23,6 +24,7 @@ from privkit.integrations.alembic.directives import (
     drop_privkit_tables,
     drop_sealed_column,
     drop_search_index,
+    open_sealed_column,
     validate_envelope_check,
 )
 from privkit.integrations.alembic.options import privacy_options
@@ -32,6 +34,7 @@ __all__ = [
     "add_key_column",
     "add_sealed_column",
     "add_search_index",
+    "close_sealed_column",
     "create_privkit_tables",
     "drop_envelope_check",
     "drop_key_column",
@@ -39,6 +42,7 @@ __all__ = [
     "drop_privkit_tables",
     "drop_sealed_column",
     "drop_search_index",
+    "open_sealed_column",
     "privacy_options",
     "validate_envelope_check",
 ]

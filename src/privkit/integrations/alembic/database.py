@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ from alembic.operations import BatchOperations, Operations
 from sqlalchemy import Inspector
 
 from privkit.errors import MigrationError
+from privkit.sqlalchemy import pair_sql
 
 
 def dialect(operations: Operations) -> str:
@@ -29,10 +30,10 @@ def column_types(operations: Operations, table: str, schema: str | None) -> dict
     return {each["name"]: each["type"] for each in found.get_columns(table, schema)} if found else {}
 
 
-def checks(operations: Operations, table: str, schema: str | None) -> set[str | None]:
-    """Return the names of a table's CHECKs; offline none."""
+def checks(operations: Operations, table: str, schema: str | None) -> dict[str | None, Any]:
+    """Return a table's CHECKs by name; offline none."""
     found = inspector(operations)
-    return {each["name"] for each in found.get_check_constraints(table, schema)} if found else set()
+    return {each["name"]: each for each in found.get_check_constraints(table, schema)} if found else {}
 
 
 def count(operations: Operations, table: str, schema: str | None, *conditions: Any) -> int:
@@ -111,15 +112,19 @@ def outside_transaction(operations: Operations) -> Iterator[None]:
         yield
 
 
-def execute(operations: Operations, statement: str) -> None:
-    """Run a DDL statement whose names are quoted already."""
-    operations.execute(sa.DDL(statement.replace("%", "%%")))  # type: ignore[no-untyped-call,unused-ignore]
+def execute_all(operations: Operations, statements: Iterable[str]) -> None:
+    """Run DDL statements whose names are quoted already."""
+    for statement in statements:
+        operations.execute(pair_sql.as_ddl(statement))
 
 
 def quoted(operations: Operations, name: str, schema: str | None = None) -> str:
     """Return a name as SQL."""
     quote = operations.get_context().dialect.identifier_preparer.quote
     return f"{quote(schema)}.{quote(name)}" if schema else quote(name)
+
+
+_TRIGGERS = sa.text("SELECT sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = :name")
 
 
 @contextmanager
@@ -137,8 +142,10 @@ def rebuilding(operations: Operations, table: str, schema: str | None) -> Iterat
             "Leave PRAGMA foreign_keys off for the engine in env.py.",
             table=table,
         )
+    triggers = operations.get_bind().scalars(_TRIGGERS, {"name": table}).all() if found else []
     with operations.batch_alter_table(table, schema=schema) as batch:
         yield batch
+    execute_all(operations, triggers)  # they went with the table
 
 
 def _is_referred_to(found: Inspector, table: str, schema: str | None) -> bool:
@@ -165,3 +172,25 @@ def drop_columns(operations: Operations, table: str, columns: Sequence[str], sch
                 batch.drop_constraint(check["name"], type_="check")
         for column in gone:
             batch.drop_column(column)
+
+
+def watched_pair(
+    operations: Operations, table: str, sealed: str, plain: str, schema: str | None
+) -> tuple[sa.Column[Any], sa.Column[Any]]:
+    """Return a sealed column and the one beside it, in a table that has what their trigger is made from."""
+    found = inspector(operations)
+    if found is None and dialect(operations) == "sqlite":
+        raise MigrationError(
+            f"What watches {table}.{plain} on SQLite names the table's primary key, which is not known offline.",
+            "",
+            "Run the migration on a database, without --sql.",
+            table=table,
+        )
+    keys = found.get_pk_constraint(table, schema)["constrained_columns"] if found else []
+    indexed = f"{sealed}_ix" in (column_types(operations, table, schema) or [f"{sealed}_ix"])
+    ours = sa.Column(sealed, sa.LargeBinary())
+    theirs = sa.Column(plain, sa.JSON(), primary_key=plain in keys)  # any type can be compared as JSON is
+    others = [sa.Column(key, sa.Integer(), primary_key=True) for key in keys if key != plain]
+    index = [sa.Column(f"{sealed}_ix", sa.LargeBinary())] if indexed else []
+    sa.Table(table, sa.MetaData(), ours, theirs, *others, *index, schema=schema)
+    return ours, theirs

@@ -11,12 +11,15 @@ import sqlalchemy as sa
 from alembic.operations import Operations
 
 from privkit.crypto import DESTROYED
+from privkit.crypto.envelope import KEY_ID_SIZE
+from privkit.crypto.search import INDEX_SIZE
 from privkit.errors import MigrationError
 from privkit.integrations.alembic import database
 from privkit.integrations.alembic.steps import directive
-from privkit.sqlalchemy import tables
-from privkit.sqlalchemy.envelope_check import check_name, check_texts
+from privkit.sqlalchemy import pair_sql, tables
+from privkit.sqlalchemy.envelope_check import check_name, check_texts, lets_wait
 from privkit.sqlalchemy.mapping import KEY_COLUMN
+from privkit.sqlalchemy.pairs import PENDING
 
 
 @directive
@@ -70,7 +73,7 @@ def add_key_column(
     On PostgreSQL the index is built concurrently, for which the transaction so far is committed.
     """
     name = index or f"ix_{table}_{KEY_COLUMN}"
-    database.add_binary_column(operations, table, sa.Column(KEY_COLUMN, sa.LargeBinary(16)), schema)
+    database.add_binary_column(operations, table, sa.Column(KEY_COLUMN, sa.LargeBinary(KEY_ID_SIZE)), schema)
     database.add_index(operations, name, table, KEY_COLUMN, schema, unique=True, concurrently=concurrently)
 
 
@@ -91,22 +94,35 @@ def drop_key_column(operations: Operations, table: str, *, schema: str | None = 
 
 @directive
 def add_sealed_column(
-    operations: Operations, table: str, column: str, *, search: bool = False, schema: str | None = None
+    operations: Operations,
+    table: str,
+    column: str,
+    *,
+    beside: str | None = None,
+    nullable: bool = True,
+    search: bool = False,
+    schema: str | None = None,
 ) -> None:
-    """Add a column for envelopes, NULL until it is filled, with the CHECK that nothing else gets into it.
+    """Add a column for envelopes, with the CHECK that nothing else gets into it.
 
-    ``search``: add the column of its search index too, which ``add_search_index`` indexes. On PostgreSQL the CHECK
-    holds from now on, and ``validate_envelope_check`` proves it for the rows that are there.
+    ``beside``: the column whose values it takes over (a marker's ``adopting``); until they are sealed the new one says
+    so, by its default, and a trigger has it say so again when another program changes the old one alone. ``search``:
+    add the column of its search hashes too, which ``add_search_index`` indexes. On PostgreSQL the CHECK holds from
+    now on, and ``validate_envelope_check`` proves it for the rows that are there.
     """
-    added = sa.Column(column, sa.LargeBinary())
-    if database.dialect(operations) == "sqlite":
-        check = sa.CheckConstraint(_condition(operations, column), name=check_name(table, column))
-        added = sa.Column(column, sa.LargeBinary(), check)
+    kind, waiting = database.dialect(operations), beside is not None
+    known = waiting or kind in check_texts(column)
+    condition = _condition(operations, column, waiting) if known else ""
+    check = [sa.CheckConstraint(condition, name=check_name(table, column))] if kind == "sqlite" else []
+    default = _default(kind) if waiting else None
+    added = sa.Column(column, sa.LargeBinary(), *check, nullable=nullable, server_default=default)
     database.add_binary_column(operations, table, added, schema)
     if search:
-        database.add_binary_column(operations, table, sa.Column(f"{column}_ix", sa.LargeBinary(16)), schema)
-    if database.dialect(operations) == "postgresql":
-        add_envelope_check(operations, table, column, schema=schema)
+        database.add_binary_column(operations, table, sa.Column(f"{column}_ix", sa.LargeBinary(INDEX_SIZE)), schema)
+    if kind == "postgresql":
+        _add_check(operations, table, column, schema, waiting=waiting)
+    if beside is not None:
+        _watch(operations, table, column, beside, schema)
 
 
 @directive
@@ -115,28 +131,55 @@ def drop_sealed_column(
     table: str,
     column: str,
     *,
-    plain: str | None = None,
+    beside: str | None = None,
     search: bool = False,
     schema: str | None = None,
 ) -> None:
-    """Drop a sealed column, its CHECK and, with ``search``, its search index.
+    """Drop a sealed column, its CHECK, what watches ``beside`` and, with ``search``, its search hashes.
 
-    ``plain``: the column that holds the same values unsealed. Raises MigrationError while a row has a sealed value
-    that is not destroyed and nothing in ``plain``.
+    ``beside``: the column that holds the same values unsealed. Raises MigrationError while a row has a sealed value
+    that is not destroyed and nothing in ``beside``.
     """
-    living = sa.column(column, sa.LargeBinary()) != DESTROYED
-    alone = [sa.column(plain).is_(None)] if plain else []
+    living = sa.column(column, sa.LargeBinary()).not_in([DESTROYED, PENDING])
+    alone = [sa.column(beside).is_(None)] if beside else []
     rows = database.count(operations, table, schema, living, *alone)
     if rows:
         raise MigrationError(
             f"{rows} rows of {table}.{column} hold a sealed value that is nowhere else, so it is not dropped.",
             "The values would be lost.",
-            "Write them back first (privkit seal TABLE.FIELD --undo), and name their column: plain=...",
+            "Write them back first (privkit seal TABLE.FIELD --undo), and name their column: beside=...",
             table=table,
             column=column,
             rows=rows,
         )
+    _unwatch(operations, table, column, schema)
     database.drop_columns(operations, table, [column, f"{column}_ix"] if search else [column], schema)
+
+
+@directive
+def open_sealed_column(
+    operations: Operations, table: str, column: str, *, beside: str, schema: str | None = None
+) -> None:
+    """Let values wait in ``beside`` until they are sealed, as ``add_sealed_column(..., beside=...)`` does.
+
+    On PostgreSQL the transaction so far is committed, and the new CHECK is proven while reads and writes go on.
+    """
+    _replace_check(operations, table, column, schema, waiting=True)
+    _watch(operations, table, column, beside, schema)
+    validate_envelope_check(operations, table, column, schema=schema)
+
+
+@directive
+def close_sealed_column(operations: Operations, table: str, column: str, *, schema: str | None = None) -> None:
+    """End what ``open_sealed_column`` began: only envelopes are stored, and nothing watches another column.
+
+    Raises MigrationError while a row holds anything else, such as the sign that its value is not sealed yet. On
+    PostgreSQL the transaction so far is committed, and the new CHECK is proven while reads and writes go on.
+    """
+    _refuse_others(operations, table, column, schema)
+    _unwatch(operations, table, column, schema)
+    _replace_check(operations, table, column, schema, waiting=False)
+    validate_envelope_check(operations, table, column, schema=schema)
 
 
 @directive
@@ -146,15 +189,9 @@ def add_envelope_check(operations: Operations, table: str, column: str, *, schem
     On PostgreSQL it holds for what is written from now on and no row is read; ``validate_envelope_check`` proves it
     for the rest. SQLite copies the table. Raises MigrationError there while a row holds something else.
     """
-    name, condition = check_name(table, column), _condition(operations, column)
-    if name in database.checks(operations, table, schema):
-        return
-    if database.dialect(operations) == "postgresql":
-        operations.create_check_constraint(name, table, condition, schema=schema, postgresql_not_valid=True)
-        return
-    _refuse_others(operations, table, column, schema)
-    with database.rebuilding(operations, table, schema) as batch:
-        batch.create_check_constraint(name, condition)
+    if database.dialect(operations) == "sqlite":
+        _refuse_others(operations, table, column, schema)
+    _add_check(operations, table, column, schema)
 
 
 @directive
@@ -164,12 +201,12 @@ def validate_envelope_check(operations: Operations, table: str, column: str, *, 
     On PostgreSQL reads and writes go on meanwhile, for which the transaction so far is committed.
     """
     if database.dialect(operations) != "postgresql":
-        _refuse_others(operations, table, column, schema)
+        _refuse_others(operations, table, column, schema, waiting=_is_open(operations, table, column, schema))
         return
     with database.outside_transaction(operations):
-        _refuse_others(operations, table, column, schema)
         where, name = database.quoted(operations, table, schema), database.quoted(operations, check_name(table, column))
-        database.execute(operations, f"ALTER TABLE {where} VALIDATE CONSTRAINT {name}")
+        _refuse_others(operations, table, column, schema, waiting=_is_open(operations, table, column, schema))
+        database.execute_all(operations, [f"ALTER TABLE {where} VALIDATE CONSTRAINT {name}"])
 
 
 @directive
@@ -228,8 +265,9 @@ def drop_plain_column(
     """
     _refuse_plain(operations, table, column, sealed, schema)
     if database.dialect(operations) == "postgresql" and not operations.get_context().as_sql:
-        database.execute(operations, f"LOCK TABLE {database.quoted(operations, table, schema)} IN SHARE MODE")
+        database.execute_all(operations, [f"LOCK TABLE {database.quoted(operations, table, schema)} IN SHARE MODE"])
         _refuse_plain(operations, table, column, sealed, schema)  # an old build may have written meanwhile
+    _unwatch(operations, table, sealed, schema)
     database.drop_columns(operations, table, [column], schema)
 
 
@@ -238,7 +276,8 @@ def _refuse_plain(operations: Operations, table: str, column: str, sealed: str, 
     rows = database.count(operations, table, schema, held)
     if not rows:
         return
-    lost = database.count(operations, table, schema, held, sa.column(sealed).is_(None))
+    unsealed = sa.func.coalesce(sa.column(sealed, sa.LargeBinary()), PENDING) == PENDING
+    lost = database.count(operations, table, schema, held, unsealed)
     raise MigrationError(
         f"{rows} rows of {table}.{column} still hold a value, so it is not dropped; {lost} of them have none sealed.",
         f"Nobody has seen yet whether what stands in {table}.{sealed} is the same.",
@@ -250,21 +289,24 @@ def _refuse_plain(operations: Operations, table: str, column: str, sealed: str, 
     )
 
 
-def _refuse_others(operations: Operations, table: str, column: str, schema: str | None) -> None:
-    rows = database.count(operations, table, schema, sa.text(f"NOT ({_condition(operations, column)})"))
+def _refuse_others(
+    operations: Operations, table: str, column: str, schema: str | None, *, waiting: bool = False
+) -> None:
+    condition = _condition(operations, column, waiting)
+    rows = database.count(operations, table, schema, sa.text(f"NOT ({condition})"))
     if rows:
         raise MigrationError(
             f"{rows} rows of {table}.{column} hold something that is no envelope.",
-            "Plain text, or another library's ciphertext, was stored where values are to be sealed.",
-            "Find out which program writes there, and seal the rows: privkit seal TABLE.FIELD.",
+            "Their values are not sealed yet, or another program stored plain text where it had no business.",
+            "Seal them: privkit seal TABLE.FIELD.",
             table=table,
             column=column,
             rows=rows,
         )
 
 
-def _condition(operations: Operations, column: str) -> str:
-    kind, texts = database.dialect(operations), check_texts(column)
+def _condition(operations: Operations, column: str, waiting: bool = False) -> str:
+    kind, texts = database.dialect(operations), check_texts(column, pending=waiting)
     if kind not in texts:
         raise MigrationError(
             f"privkit has no CHECK for envelopes on {kind}.",
@@ -272,6 +314,57 @@ def _condition(operations: Operations, column: str) -> str:
             f"It has one on {' and '.join(sorted(texts))}; leave the directive out elsewhere.",
         )
     return texts[kind]
+
+
+def _default(kind: str) -> sa.TextClause | None:
+    text = pair_sql.DEFAULT.get(kind)
+    return None if text is None else sa.text(text.replace(":", r"\:"))
+
+
+def _is_open(operations: Operations, table: str, column: str, schema: str | None) -> bool:
+    """Whether the CHECK of a column lets values wait."""
+    found = database.checks(operations, table, schema).get(check_name(table, column))
+    return found is not None and lets_wait(found["sqltext"])
+
+
+def _add_check(operations: Operations, table: str, column: str, schema: str | None, *, waiting: bool = False) -> None:
+    name, condition = check_name(table, column), _condition(operations, column, waiting)
+    if name in database.checks(operations, table, schema):
+        return
+    if database.dialect(operations) == "sqlite":
+        with database.rebuilding(operations, table, schema) as batch:
+            batch.create_check_constraint(name, condition)
+    else:
+        operations.create_check_constraint(name, table, condition, schema=schema, postgresql_not_valid=True)
+
+
+def _replace_check(operations: Operations, table: str, column: str, schema: str | None, *, waiting: bool) -> None:
+    """Change what a column may hold, and its default."""
+    name, condition = check_name(table, column), _condition(operations, column, waiting)
+    kind = database.dialect(operations)
+    default = _default(kind) if waiting else None
+    if kind == "sqlite":
+        with database.rebuilding(operations, table, schema) as batch:
+            batch.drop_constraint(name, type_="check")
+            batch.create_check_constraint(name, condition)
+            batch.alter_column(column, existing_type=sa.LargeBinary(), server_default=default)
+        return
+    operations.alter_column(table, column, schema=schema, existing_type=sa.LargeBinary(), server_default=default)
+    operations.drop_constraint(name, table, type_="check", schema=schema)
+    operations.create_check_constraint(name, table, condition, schema=schema, postgresql_not_valid=True)
+
+
+def _watch(operations: Operations, table: str, column: str, beside: str, schema: str | None) -> None:
+    sealed, plain = database.watched_pair(operations, table, column, beside, schema)
+    dialect = operations.get_context().dialect
+    database.execute_all(operations, pair_sql.drop_sql(sealed, dialect))
+    database.execute_all(operations, pair_sql.create_sql(sealed, plain, dialect))
+
+
+def _unwatch(operations: Operations, table: str, column: str, schema: str | None) -> None:
+    sealed = sa.Column(column, sa.LargeBinary())
+    sa.Table(table, sa.MetaData(), sealed, schema=schema)
+    database.execute_all(operations, pair_sql.drop_sql(sealed, operations.get_context().dialect))
 
 
 def own_tables(schema: str | None) -> list[sa.Table]:

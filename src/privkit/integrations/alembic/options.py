@@ -33,6 +33,7 @@ def privacy_options(
     include_object: Callable[..., bool] | None = None,
     render_item: Callable[..., Any] | None = None,
     compare_type: bool | Callable[..., bool | None] = True,
+    compare_server_default: bool | Callable[..., bool | None] = False,
     process_revision_directives: Callable[..., None] | None = None,
 ) -> dict[str, Any]:
     """Return options for Alembic's ``context.configure``. Hooks of your own go in here, and are asked too.
@@ -59,6 +60,12 @@ def privacy_options(
             return context.impl.compare_type(stored, sa.Column(declared.name, storage_type(declared_type)))
         return found
 
+    def comparing_default(context: MigrationContext, stored: Any, declared: Any, *defaults: Any) -> bool | None:
+        if is_wanted(declared):
+            return False  # the directives set it
+        found = compare_server_default
+        return found(context, stored, declared, *defaults) if callable(found) else None
+
     def processing(context: MigrationContext, revision: Any, scripts: list[MigrationScript]) -> None:
         rewriting.rewrite(context, scripts)
         if process_revision_directives is not None:
@@ -69,6 +76,7 @@ def privacy_options(
         "include_object": including,
         "render_item": rendering,
         "compare_type": comparing if compare_type else False,
+        "compare_server_default": comparing_default if compare_server_default else False,
         "process_revision_directives": processing,
         "transaction_per_migration": True,
     }
@@ -131,7 +139,7 @@ def compare_checks(
     for column in sealed:
         if column.name in stored.columns:
             check = found.get(check_name(name, column.name))
-            changes.ops.extend(rewriting.check_steps(name, column.name, schema, check, context.inspector.dialect.name))
+            changes.ops.extend(rewriting.check_steps(column, stored, check, context.inspector.dialect.name))
 
 
 def _require_decided(guard: Guard | None, kind: Guarded) -> None:

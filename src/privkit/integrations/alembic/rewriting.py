@@ -15,20 +15,38 @@ from alembic.runtime.migration import MigrationContext
 
 from privkit.integrations.alembic import directives
 from privkit.integrations.alembic.steps import Step, step
-from privkit.sqlalchemy.envelope_check import check_name, is_wanted
+from privkit.sqlalchemy import pairs
+from privkit.sqlalchemy.envelope_check import check_name, checked_column, is_wanted, lets_wait
 from privkit.sqlalchemy.index import SearchIndex
 from privkit.sqlalchemy.mapping import KEY_COLUMN
+from privkit.sqlalchemy.types import field_of
 
 
-def check_steps(table: str, column: str, schema: str | None, found: Any, dialect: str) -> list[MigrateOperation]:
-    """Return the directives that a sealed column's CHECK lacks; ``found``: how it was reflected, if it is there."""
+def check_steps(column: sa.Column[Any], stored: sa.Table, found: Any, dialect: str) -> list[MigrateOperation]:
+    """Return the directives that a sealed column lacks; ``found``: its CHECK as ``stored`` has it, if it does."""
+    table, name, schema, beside = stored.name, column.name, column.table.schema, _beside(column)
     steps: list[MigrateOperation] = []
     if found is None:
-        undo = step(directives.drop_envelope_check, table, column, schema=schema)
-        steps.append(step(directives.add_envelope_check, table, column, schema=schema, undo=undo))
+        undo = step(directives.drop_envelope_check, table, name, schema=schema)
+        steps.append(step(directives.add_envelope_check, table, name, schema=schema, undo=undo))
+    elif lets_wait(found["sqltext"]) != (beside is not None):
+        field = field_of(column)
+        assert field is not None
+        old = beside or field.name
+        close = step(directives.close_sealed_column, table, name, schema=schema)
+        opening = step(directives.open_sealed_column, table, name, beside=old, schema=schema, undo=close)
+        if old in stored.columns:
+            close.undo = opening
+        return [close if beside is None else opening]
     if dialect == "postgresql" and (found is None or found.get("dialect_options", {}).get("not_valid")):
-        steps.append(step(directives.validate_envelope_check, table, column, schema=schema))
+        steps.append(step(directives.validate_envelope_check, table, name, schema=schema))
     return steps
+
+
+def _beside(column: sa.Column[Any]) -> str | None:
+    """Return the column that a sealed one takes over from, while it does."""
+    both = pairs.pair(column)
+    return str(both[0].name) if both is not None else None
 
 
 def rewrite(context: MigrationContext, scripts: list[MigrationScript]) -> None:
@@ -47,6 +65,10 @@ def _rewritten(context: MigrationContext, operations: Iterable[MigrateOperation]
     made = {(each.schema, each.table_name) for each in operations if isinstance(each, ops.CreateTableOp)}
     last: list[Step] = []
     for each in operations:
+        if isinstance(each, ops.CreateTableOp):
+            adopted = _taken_out(each)
+            yield from (each, *adopted)
+            continue
         if not isinstance(each, ModifyTableOps) or (each.schema, each.table_name) in made:
             yield each
             continue
@@ -56,6 +78,31 @@ def _rewritten(context: MigrationContext, operations: Iterable[MigrateOperation]
             yield each
         last += change.last
     yield from last
+
+
+def _taken_out(operation: ops.CreateTableOp) -> list[Step]:
+    """Take sealed columns that have another beside them out of a new table, and return what adds them to it."""
+    sealed = [each for each in operation.columns if isinstance(each, sa.Column) and is_wanted(each) and _beside(each)]
+    names = {name for each in sealed for name in (each.name, f"{each.name}_ix")}
+
+    def stays(item: Any) -> bool:
+        if isinstance(item, sa.CheckConstraint):
+            return (checked_column(item) or ("",))[0] not in names
+        return not isinstance(item, sa.Column) or item.name not in names
+
+    operation.columns = [each for each in operation.columns if stays(each)]
+    return [_add_sealed(each) for each in sealed]
+
+
+def _add_sealed(column: sa.Column[Any]) -> Step:
+    """Return the directive that adds a sealed column; without a default it is NULL until somebody fills it."""
+    table, name, schema, beside = column.table, column.name, column.table.schema, _beside(column)
+    search = f"{name}_ix" in table.columns
+    undo = step(directives.drop_sealed_column, table.name, name, beside=beside, search=search, schema=schema)
+    made = step(directives.add_sealed_column, table.name, name, beside=beside, search=search, schema=schema, undo=undo)
+    if beside is not None and not column.nullable:
+        made.options["nullable"] = False
+    return made
 
 
 class _TableChange:
@@ -93,9 +140,7 @@ class _TableChange:
             return name.removesuffix("_ix") in self.added
         if not is_wanted(column):
             return name == KEY_COLUMN
-        search = f"{name}_ix" in self.added
-        undo = step(directives.drop_sealed_column, table, name, search=search, schema=schema)
-        self.first.append(step(directives.add_sealed_column, table, name, search=search, schema=schema, undo=undo))
+        self.first.append(_add_sealed(column))
         if self.context.dialect.name == "postgresql":
             self.last.append(step(directives.validate_envelope_check, table, name, schema=schema))
         return True
