@@ -74,12 +74,25 @@ class Model:
         return bool(self.fields or self.not_personal or self.data_subject or self.owners or self.events)
 
 
-_outside: dict[type, dict[str, Personal | NotPersonal]] = {}
+_Found = tuple[Personal | NotPersonal, Any, bool]
+_outside: dict[type, dict[str, _Found]] = {}
 
 
-def annotate(cls: type, markers: Mapping[str, Personal | NotPersonal]) -> None:
-    """Declare fields of a class that cannot be edited."""
-    _outside.setdefault(cls, {}).update(markers)
+def annotate(cls: type, markers: Mapping[str, Any]) -> None:
+    """Declare fields of a class that cannot be edited: each by a marker, or by an ``Annotated`` type that holds one.
+
+    Raises MappingError for what holds none.
+    """
+    for name, given in markers.items():
+        found = (given, None, False) if isinstance(given, Personal | NotPersonal) else _search(given, cls, name)
+        if found is None:
+            raise MappingError(
+                f"{cls.__name__}.{name} is annotated with no marker.",
+                "",
+                f"Give one: privacy.annotate({cls.__name__}, {name}=Personal(...)), or Annotated[str, Personal(...)].",
+                name=name,
+            )
+        _outside.setdefault(cls, {})[name] = found
 
 
 def read(cls: type) -> Model:
@@ -87,24 +100,13 @@ def read(cls: type) -> Model:
     fields: dict[str, Field] = {}
     not_personal: dict[str, str] = {}
     for definer in reversed(cls.__mro__):
-        for name, annotation in _annotations(definer):
-            found = _search(annotation, definer, name)
-            if found is None:
-                continue
+        for name, (marker, python_type, many) in _declared(definer):
             fields.pop(name, None)
             not_personal.pop(name, None)
-            marker, python_type, many = found
             if isinstance(marker, NotPersonal):
                 not_personal[name] = marker.because
             else:
                 fields[name] = _field(cls, definer, name, marker, python_type, many)
-        for name, outside in _outside.get(definer, {}).items():
-            fields.pop(name, None)
-            not_personal.pop(name, None)
-            if isinstance(outside, NotPersonal):
-                not_personal[name] = outside.because
-            else:
-                fields[name] = _field(cls, definer, name, outside, None, False)
     facts = list(_class_markers(cls))
     for columns in (fact for fact in facts if isinstance(fact, NotPersonalColumns)):
         for name in columns.names:
@@ -128,6 +130,15 @@ def read(cls: type) -> Model:
 def with_type(field: Field, python_type: Any) -> Field:
     """Return ``field`` with the type that its storage declares, where no annotation told it."""
     return replace(field, python_type=python_type)
+
+
+def _declared(definer: type) -> Iterator[tuple[str, _Found]]:
+    """What a class itself declares: in its annotations, then from outside."""
+    for name, annotation in _annotations(definer):
+        found = _search(annotation, definer, name)
+        if found is not None:
+            yield name, found
+    yield from _outside.get(definer, {}).items()
 
 
 def _class_markers(cls: type) -> Iterator[ClassMarker]:
@@ -168,7 +179,7 @@ def _annotations(definer: type) -> Iterator[tuple[str, Any]]:
     yield from found.items()
 
 
-def _search(annotation: Any, definer: type, name: str) -> tuple[Personal | NotPersonal, Any, bool] | None:
+def _search(annotation: Any, definer: type, name: str) -> _Found | None:
     """Find the one marker in an annotation, at any depth."""
     found = list(_markers(annotation, definer, many=False))
     if len({marker for marker, _, _ in found}) > 1:
@@ -181,7 +192,7 @@ def _search(annotation: Any, definer: type, name: str) -> tuple[Personal | NotPe
     return found[0] if found else None
 
 
-def _markers(annotation: Any, definer: type, *, many: bool) -> Iterator[tuple[Personal | NotPersonal, Any, bool]]:
+def _markers(annotation: Any, definer: type, *, many: bool) -> Iterator[_Found]:
     if isinstance(annotation, str | ForwardRef):
         annotation = _evaluate(annotation, definer)
     for alias in (annotation, get_origin(annotation)):

@@ -20,7 +20,6 @@ from privkit.coverage import Finding, Report
 from privkit.crypto import Keyring
 from privkit.errors import MappingError, NotProtectedError
 from privkit.ledger import OutsideLedger, Verified
-from privkit.markers import NotPersonal, Personal
 from privkit.policy import Policy
 from privkit.retention import Plan, Run
 from privkit.retention.run import Progress
@@ -98,8 +97,12 @@ class Privacy:
         """
         return live(attribute)
 
-    def annotate(self, model: type, **markers: Personal | NotPersonal) -> None:
-        """Mark the fields of a model that cannot be edited. Raises MappingError for an unmapped class."""
+    def annotate(self, model: type, **markers: Any) -> None:
+        """Mark the fields of a model that cannot be edited, reflected tables' too. Raises MappingError.
+
+        ``email=Personal(...)``; or ``email=Annotated[str, Personal(...)]`` where the column does not tell the type, as
+        when a sealed column was reflected from the database.
+        """
         mapper = next((each for each in _mappers([model])), None)
         if mapper is None:
             raise MappingError(f"{model.__name__} is not a mapped class.", "", "Annotate a class that is mapped.")

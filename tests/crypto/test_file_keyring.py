@@ -287,7 +287,6 @@ def test_a_folder_or_a_pipe_is_refused(tmp_path: Path) -> None:
 
 DAMAGE: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
     ("not a keyring of version 1", lambda document: document.pop("privkit_keyring")),
-    ("of version 2, which a newer release wrote", lambda document: document.update(privkit_keyring=2)),
     ("not a keyring of version 1", lambda document: document.update(privkit_keyring=0)),
     ("not a keyring of version 1", lambda document: document.update(privkit_keyring=True)),
     ("no current generation", lambda document: document.pop("current")),

@@ -1,4 +1,4 @@
-"""Values are sealed anew when their field id, search or key changes; a concurrent write wins, and nothing is guessed."""
+"""Values are sealed anew when their field id, search or key changes; a concurrent write wins, nothing is guessed."""
 
 from datetime import datetime
 from pathlib import Path
@@ -27,7 +27,7 @@ NAMES = ("Ada", "Bob", "Cleo", "Dora", "Emil")
 class Build:
     """One release of a service: its models, as their markers say."""
 
-    def __init__(self, url: str, folder: Path, policy: str = POLICY, **marker: Any) -> None:
+    def __init__(self, url: str, folder: Path, policy: str = POLICY, note: Any = None, **marker: Any) -> None:
         class Base(DeclarativeBase):
             pass
 
@@ -47,7 +47,7 @@ class Build:
             __tablename__ = "notes"
             id: Mapped[int] = mapped_column(primary_key=True)
             driver_id: Mapped[int] = mapped_column(ForeignKey("drivers.id"))
-            text: Mapped[Annotated[str, Personal("user.content", purposes={"logs"}, seal=True)]]
+            text: Mapped[Annotated[str, Personal("user.content", purposes={"logs"}, seal=True, **(note or {}))]]
             noted_at: Mapped[datetime | None]
 
         path = folder / "keys.json"
@@ -135,7 +135,7 @@ def test_a_changed_field_id_opens_under_the_former_one_until_all_is_resealed(bui
 
 
 def test_a_former_id_that_another_field_has_is_refused(build: Any) -> None:
-    with pytest.raises(PolicyError, match="was formerly 'notes.text'"):
+    with pytest.raises(PolicyError, match=r"was formerly 'notes\.text'"):
         build(formerly="notes.text")
 
 
@@ -310,6 +310,29 @@ def test_a_renewal_that_stopped_in_the_middle_is_ended_by_the_same_call(build: A
     assert [(1,)] == raw_rows(service.url, "SELECT count(*) FROM privkit_key WHERE wrapped IS NULL")
 
 
+def test_what_was_written_under_the_old_key_while_it_was_replaced_is_resealed_too(build: Any) -> None:
+    service = build()
+    service.fill()
+    old, texts = key_of(service, 1), service.texts()
+    ((straggler,),) = raw_rows(service.url, "SELECT text FROM notes WHERE id = 1")
+    quoted = f"x'{straggler.hex()}'" if service.url.startswith("sqlite") else f"'\\x{straggler.hex()}'"
+    committed: list[Any] = []
+
+    def write(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if len(committed) == 1:
+            committed.append(raw_rows(service.url, f"UPDATE notes SET text = {quoted} WHERE id = 1"))
+
+    event.listen(service.engine, "commit", committed.append)
+    event.listen(service.engine, "before_cursor_execute", write)
+    service.privacy.reseal(service.engine, subject=old)
+    event.remove(service.engine, "before_cursor_execute", write)
+    assert len(committed) > 2
+    assert texts == service.texts()
+    new = key_of(service, 1)
+    assert 0 == service.privacy.reseal(service.engine, subject=old).fields["notes.text"].resealed
+    assert new == key_of(service, 1)
+
+
 def test_a_fresh_key_for_nobody_is_refused(build: Any) -> None:
     service = build()
     service.fill()
@@ -323,7 +346,7 @@ def test_a_damaged_value_stops_the_renewal_before_anything_is_changed(build: Any
     service.fill()
     raw_rows(service.url, "UPDATE notes SET text = substr(text, 1, length(text) - 1) WHERE id = 1")
     old = key_of(service, 1)
-    with pytest.raises(SealedError, match="notes.text"):
+    with pytest.raises(SealedError, match=r"notes\.text"):
         service.privacy.reseal(service.engine, subject=old)
     assert old == key_of(service, 1)
     assert [(5,)] == raw_rows(service.url, "SELECT count(*) FROM privkit_key WHERE wrapped IS NOT NULL")
@@ -371,3 +394,21 @@ def test_values_move_into_the_epochs_that_the_policy_has_brought_in(build: Any) 
 
 def envelope_epochs(service: Build) -> int:
     return len({bytes(text)[18:22] for (text,) in raw_rows(service.url, "SELECT text FROM notes")})
+
+
+def test_epochs_of_a_former_field_id_open_until_all_is_resealed_and_are_then_destroyed(build: Any) -> None:
+    before = build(policy=DIVIDED)
+    with before.privacy.purpose("duty", "logs"), Session(before.engine) as session:
+        session.add(before.Driver(id=1, name="Ada"))
+        session.flush()
+        session.add_all(
+            before.Note(driver_id=1, text=f"note {day}", noted_at=datetime(2025, 12, 31 - day)) for day in (1, 2)
+        )
+        session.commit()
+    service = build(policy=DIVIDED, note={"id": "remarks.text", "formerly": "notes.text"})
+    assert ["note 1", "note 2"] == service.texts()
+    assert service.privacy.reseal(service.engine).ok
+    assert ["note 1", "note 2"] == service.texts()
+    living = "SELECT field, wrapped IS NOT NULL FROM privkit_epoch ORDER BY field, number"
+    expected = [("notes.text", False)] * 2 + [("remarks.text", True)] * 2
+    assert expected == [(field, bool(lives)) for field, lives in raw_rows(service.url, living)]

@@ -414,6 +414,24 @@ def test_hashes_of_another_key_are_counted_and_a_value_has_one_present_hash(
     assert None is index.hash_for(service.privacy.guard, field, None)
 
 
+def test_once_the_old_hashes_are_made_anew_the_last_build_finds_every_row(deployed: Deploy) -> None:
+    deployed(STARTING, unique=True).add("one@mail.example", "two@mail.example", None)
+    service = deployed(CHANGING, unique=True)
+    service.add(MAIL)
+    table, guard = service.person.__table__, service.privacy.guard
+    field, left = table.c.email.type.field, index.outdated(table.c.email_ix)
+
+    assert [4] == deployed(NEW, unique=True).found(lambda person: person.email.in_(["one@mail.example", MAIL]))
+    with service.privacy.purpose("account"), service.engine.connect() as connection:
+        rows = [(key, mail) for key, mail in connection.execute(select(table.c.id, table.c.email)) if key < 4]
+    with purposes.internally(), service.engine.begin() as connection:
+        for key, mail in rows:
+            anew = index.hash_for(guard, field, mail)
+            connection.execute(update(table).where(table.c.id == key, left).values(email_ix=anew))
+        assert [] == connection.execute(select(table.c.id).where(left)).all()
+    assert [1, 4] == deployed(NEW, unique=True).found(lambda person: person.email.in_(["one@mail.example", MAIL]))
+
+
 # Uniqueness while the key changes.
 
 

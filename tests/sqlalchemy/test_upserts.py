@@ -121,7 +121,7 @@ def notes(bank: Bank) -> dict[int, str | None]:
     """Every note as it opens under its own row's key, in a process that has no key cached."""
     bank.privacy.guard.keys.clear()
     with bank.privacy.purpose("care"), Session(bank.engine) as session:
-        return {number: note for number, note in session.execute(select(Account.id, Account.note)).all()}
+        return {row.id: row.note for row in session.execute(select(Account.id, Account.note))}
 
 
 def keys(bank: Bank) -> dict[int, bytes]:

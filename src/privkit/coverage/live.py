@@ -184,9 +184,10 @@ def _counts(column: Column[Any], owner: Any, *, binary: bool) -> list[Any]:
 def _count_hashes(connection: Connection, table: Table, found: Scan) -> None:
     for column in table.columns:
         kind, index = column.type, table.columns.get(f"{column.name}_ix")
-        searched = isinstance(kind, Guarded) and index is not None and isinstance(index.type, SearchIndex)
-        if searched and index is not None and all(found.has(each) and _binary(each, found) for each in (column, index)):
-            found.searched[column] = histogram(connection, column, index, sealed=kind.sealed)  # type: ignore[union-attr]
+        if not isinstance(kind, Guarded) or index is None or not isinstance(index.type, SearchIndex):
+            continue
+        if all(found.has(each) and _binary(each, found) for each in (column, index)):
+            found.searched[column] = histogram(connection, column, index, sealed=kind.sealed)
 
 
 def _slice(value: Any, start: Any, length: Any) -> Any:

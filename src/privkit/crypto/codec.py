@@ -62,7 +62,7 @@ def codec_for(python_type: Any) -> Codec:
         if issubclass(declared, Enum) and not issubclass(declared, Flag):
             return _TypeCodec(declared, _encode_enum, lambda data: declared[data.decode()])
         if is_document(declared):
-            return _TypeCodec(declared, _encode_document(declared), declared.model_validate_json)
+            return _document_codec(declared)
         if is_secret(declared):
             return _secret_codec(declared)
         if callable(getattr(declared, "pack", None)) and callable(getattr(declared, "unpack", None)):
@@ -203,7 +203,7 @@ def _pack(value: Any) -> bytes:
     return packed
 
 
-def _encode_document(declared: Any) -> Callable[[Any], bytes]:
+def _document_codec(declared: Any) -> Codec:
     """Aliases, excluded fields and custom serialisers may lose data, so what is written is read once, too."""
 
     def encode(value: Any) -> bytes:
@@ -217,7 +217,7 @@ def _encode_document(declared: Any) -> Callable[[Any], bytes]:
             )
         return data
 
-    return encode
+    return _TypeCodec(declared, encode, declared.model_validate_json)
 
 
 def _secret_base(declared: type) -> str | None:

@@ -187,7 +187,9 @@ class _Run:
             for item in model.fields.values():
                 for former in item.marker.formerly:
                     if owners.setdefault(former, item.id) != item.id:
-                        message = f"{model.cls.__name__}.{item.name} was formerly {quoted(former)}, which another field is."
+                        message = (
+                            f"{model.cls.__name__}.{item.name} was formerly {quoted(former)}, as another field is."
+                        )
                         self.report(model, message, "Name only ids that no other field has or had.")
 
     def _unmapped(self, model: Model, event: str, users: list[str]) -> None:

@@ -93,7 +93,7 @@ def show_key_only(cls: type) -> None:
     """
     generated = getattr(cls.__repr__, "__wrapped__", None)
     if generated is not None and generated.__code__.co_filename == "<string>":
-        cls.__repr__ = _key_only  # type: ignore[method-assign]
+        cls.__repr__ = _key_only  # type: ignore[method-assign, assignment]
     if hasattr(cls, "__repr_args__"):  # pydantic's protocol, as in SQLModel
         cls.__repr_args__ = _key
 

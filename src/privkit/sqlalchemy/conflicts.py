@@ -45,9 +45,9 @@ def values_set(table: Table, clause: Any) -> dict[str, Any]:
 def _column(table: Table, key: Any) -> Column[Any]:
     """Find a column by its key, or by the name that SQLAlchemy would write as it stands."""
     name = key if isinstance(key, str) else getattr(key, "key", None)
-    for column in (*(each for each in table.columns if each.key == name), *table.columns):
-        if name in (column.key, column.name):
-            return column
+    known: dict[Any, Column[Any]] = {each.name: each for each in table.columns} | dict(table.columns.items())
+    if name in known:
+        return known[name]
     raise StatementRefused(
         f"ON CONFLICT names something that is no column of {table.name}.",
         "What it holds, and whom it is about, cannot be known.",

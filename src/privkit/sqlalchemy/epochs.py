@@ -230,7 +230,7 @@ _created: WeakKeyDictionary[Connection, set[Epoch]] = WeakKeyDictionary()
 
 
 def forget_created(connection: Connection, *savepoint: Any) -> None:
-    """Drop keys that are rolled back from memory: another worker may have made the same epochs, with keys of its own."""
+    """Drop keys that are rolled back from memory: another worker may have made the same epochs, with other keys."""
     guard = guard_of(connection.dialect)
     assert guard is not None
     for epoch in _created.pop(connection, ()):

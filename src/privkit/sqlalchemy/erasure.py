@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Select, Table, and_, false, fu
 from privkit.deidentify import leaves_residue
 from privkit.ledger import Entry
 from privkit.purposes import internally
-from privkit.sqlalchemy import destroy, due, holds, ledger
+from privkit.sqlalchemy import destroy, due, holds, ledger, pairs
 from privkit.sqlalchemy.due import Target
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.mapping import KEY_COLUMN
@@ -70,7 +70,7 @@ def suppress(
     """
     count = 0
     for target, field_id in _fields(guard):
-        if _unerasable(target) or (not sealed and _is_sealed(target)):
+        if _unerasable(target) or (not sealed and _all_sealed(target)):
             continue
         table = target.table
         chosen = [_theirs(guard, table, ids), _present(target), _free(guard, table)]
@@ -165,6 +165,12 @@ def _unerasable(target: Target) -> bool:
 
 def _is_sealed(target: Target) -> bool:
     return target.column is not None and due.is_sealed(target.column)
+
+
+def _all_sealed(target: Target) -> bool:
+    """A field that is being adopted has two columns, of which one holds what it held before."""
+    column = target.column
+    return column is not None and all(due.is_sealed(each) for each in pairs.pair(column) or (column,))
 
 
 def _count(connection: Connection, table: Table, *chosen: ColumnElement[bool]) -> int:

@@ -99,7 +99,7 @@ class SearchIndex(TypeDecorator[Any]):
 
     impl = LargeBinary
     cache_ok = True
-    comparator_factory = IndexComparator  # type: ignore[assignment]
+    comparator_factory = IndexComparator
 
     def __init__(self, field: Field) -> None:
         super().__init__(INDEX_SIZE)

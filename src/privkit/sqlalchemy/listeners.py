@@ -130,8 +130,10 @@ def before_cursor_execute(
     assert guard is not None
     try:
         read_gate.before_cursor_execute(guard, connection, statement, context)
-    except PrivkitError:
+    except BaseException as error:
         cursor.close()  # SQLAlchemy closes it only where the database refuses
+        del parameters
+        silence.clean(error)
         raise
 
 

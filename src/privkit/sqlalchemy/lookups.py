@@ -29,6 +29,7 @@ def consented_at(guard: Guard, table: Table, at: Any) -> Any:
 
 
 def no_consent(table: Table) -> ConsentRequired:
+    """Build the error for a child's row without consent."""
     return ConsentRequired(
         f"A row of {table.name} is about a child, or somebody who may be one, without consent for this purpose.",
         "Nothing of a child is stored without a parent's consent.",
@@ -38,9 +39,11 @@ def no_consent(table: Table) -> ConsentRequired:
 
 
 def among(columns: list[Any], values: list[tuple[Any, ...]]) -> Any:
+    """Return SQL that is true where these columns together hold one of ``values``."""
     return columns[0].in_([value for (value,) in values]) if len(columns) == 1 else tuple_(*columns).in_(values)
 
 
 def chunks(items: list[Any]) -> Iterator[list[Any]]:
+    """Yield ``items`` in lists that fit into one IN."""
     for start in range(0, len(items), keystore.CHUNK):
         yield items[start : start + keystore.CHUNK]

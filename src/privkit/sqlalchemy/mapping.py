@@ -25,6 +25,7 @@ from privkit.sqlalchemy.types import Guarded, guarded_columns, plain_type
 
 KEY_COLUMN = "privkit_key"
 ADULT_COLUMN = "privkit_adult_on"
+_REFLECTED = "privkit_reflected"
 
 
 declarations = 0
@@ -106,7 +107,7 @@ def _install_field(mapper: Mapper[Any], column: Column[Any], field: Field) -> No
     assert isinstance(table, Table)
     if any(each.field.id == field.id for each in guarded_columns(table).values()):
         raise MappingError(
-            f"{table.name}.{column.name} is another column than the {field} that its table has already.",
+            f"{table.name}.{column.name} has the id {field.id!r}, which another column of its table has already.",
             "Two columns would be sealed as one field, and one's values would open in the other.",
             f'Give its marker an id of its own: id="{table.name}.{column.name}".',
             field=field.id,
@@ -115,7 +116,7 @@ def _install_field(mapper: Mapper[Any], column: Column[Any], field: Field) -> No
     sealed = column if field.marker.adopting is None else pairs.install(table, column, field, plain)
     if field.marker.search is not None:
         search.check(field)
-        _add_hidden(table, Column(f"{sealed.name}_ix", SearchIndex(field), index=True))
+        _add_hidden(mapper, table, Column(f"{sealed.name}_ix", SearchIndex(field), index=True))
     if leaves_residue(field.marker.then):
         name = f"{column.name}_residue"
         _add_mapped(mapper, f"{field.name}_residue", Column(name, String(80)))
@@ -124,22 +125,42 @@ def _install_field(mapper: Mapper[Any], column: Column[Any], field: Field) -> No
     _forget_expression(mapper, field.name)
 
 
-def _add_hidden(table: Table, column: Column[Any]) -> None:
-    if column.name in table.columns:
+def _add_hidden(mapper: Mapper[Any], table: Table, column: Column[Any]) -> Column[Any]:
+    """Add one of privkit's own columns to a table, or take the one that a migration made and reflection found."""
+    found = table.columns.get(column.name)
+    if found is None:
+        table.append_column(column)
+        return column
+    if _REFLECTED not in found.info:
         raise MappingError(
             f"{table.name} already has a column {column.name!r}, which privkit needs for itself.",
             "",
             f"Rename the existing column {column.name!r}.",
             column=column.name,
         )
-    table.append_column(column)
+    if isinstance(column.type, SearchIndex) and found in mapper.c.values():
+        raise MappingError(
+            f"{mapper.class_.__name__} maps {column.name!r}, a search hash that nobody reads.",
+            "Every object would load it.",
+            f'Leave it out of the class: __mapper_args__ = {{"exclude_properties": [{column.name!r}]}}.',
+            column=column.name,
+        )
+    found.type = column.type
+    return found
 
 
 def _add_mapped(mapper: Mapper[Any], key: str, column: Column[Any]) -> None:
     table = mapper.local_table
     assert isinstance(table, Table)
-    _add_hidden(table, column)
-    mapper.add_property(key, column)
+    column = _add_hidden(mapper, table, column)
+    if key not in mapper.columns:
+        mapper.add_property(key, column)
+
+
+@event.listens_for(Table, "column_reflect")
+def column_reflect(inspector: Any, table: Table, column_info: Any) -> None:
+    """Note which columns come from the database, and so may be privkit's from an earlier run."""
+    column_info["info"] = {**column_info.get("info", {}), _REFLECTED: True}
 
 
 def _forget_expression(mapper: Mapper[Any], name: str) -> None:

@@ -85,6 +85,6 @@ def _without(state: Any, names: list[str]) -> Any:
 
 
 def _copy(self: Any) -> Any:
-    made = type(self).__new__(type(self))
+    made = object.__new__(type(self))
     made.__dict__.update(self.__dict__)
     return made

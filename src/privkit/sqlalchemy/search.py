@@ -46,7 +46,8 @@ class SealedComparator(TypeDecorator.Comparator[Any]):
 
     @comparing
     def reverse_operate(self, op: Any, other: Any, **kwargs: Any) -> ColumnElement[Any]:
-        return self.operate(op, other, **kwargs)
+        found: ColumnElement[Any] = self.operate(op, other, **kwargs)
+        return found
 
     @property
     def cell_resolutions(self) -> tuple[int, ...]:

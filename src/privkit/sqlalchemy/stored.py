@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from types import GenericAlias
 from typing import Any
 
 from sqlalchemy import Dialect, LargeBinary
@@ -36,7 +37,7 @@ def fitted(field: Field, kind: TypeEngine[Any]) -> tuple[Field, TypeEngine[Any]]
     if is_document(declared) or is_secret(declared):
         return field, kind if isinstance(kind, TypeDecorator) else Written(field, kind)
     if field.many:
-        return catalog.with_type(field, list[declared]), kind
+        return catalog.with_type(field, GenericAlias(list, (declared,))), kind
     if isinstance(kind, JSON) and is_json(declared):
         return catalog.with_type(field, dict), kind
     return field, kind

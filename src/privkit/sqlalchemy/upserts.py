@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import (
     BindParameter,
     Connection,
+    Insert,
     Null,
     Table,
     and_,
@@ -25,7 +26,6 @@ from sqlalchemy import (
     type_coerce,
     update,
 )
-from sqlalchemy.sql.elements import ClauseElement
 
 from privkit.crypto import SubjectKey
 from privkit.deidentify import leaves_residue
@@ -143,7 +143,7 @@ def prepare(
 
 def after_execute(connection: Connection, statement: Any, result: Any) -> None:
     """Raise ConcurrentWrite where a row that an upsert took for new was there already, as another's."""
-    upsert = statement.get_execution_options().get(OPTION) if isinstance(statement, ClauseElement) else None
+    upsert = statement.get_execution_options().get(OPTION) if isinstance(statement, Insert) else None
     if upsert is None or not upsert.expected:
         return
     stored = _stored(upsert, connection, upsert.expected, [])

@@ -137,9 +137,9 @@ def _rows_of_values(
     return rows
 
 
-def with_rows(statement: Insert, rows: Parameters) -> Insert:
+def with_rows(statement: Insert, rows: Parameters) -> Any:
     """Return an INSERT of several rows in ``.values()`` with these rows instead."""
-    copy = statement._generate()
+    copy: Any = statement._generate()
     copy._multi_values = (rows,)
     return copy
 
@@ -231,7 +231,7 @@ def check_names(mapper: Mapper[Any], statement: Any, parameters: Any) -> None:
     by_itself = {each.key for each in mapper.column_attrs} | {each.key for each in mapper.composites}
     others = set(mapper.all_orm_descriptors.keys()) - by_itself
     rows = [parameters] if isinstance(parameters, Mapping) else parameters
-    for name in sorted({name for row in rows for name in row} & others):
+    for name in sorted({name for row in rows if not others.isdisjoint(row) for name in others.intersection(row)}):
         if hasattr(hybrid_property, "bulk_dml") and isinstance(mapper.all_orm_descriptors[name], hybrid_property):
             continue  # SQLAlchemy asks the hybrid, or raises
         raise StatementRefused(

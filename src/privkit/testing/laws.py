@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
-    Column,
     ColumnElement,
     Connection,
     Engine,
@@ -125,7 +124,7 @@ class Trial:
 
     def reads(self) -> Iterator[Any]:
         """The field as each way to read it gives it: an object, the ORM's column, and the table's."""
-        loaded = self.session.get_one(self.cls, self.identity)
+        loaded: Any = self.session.get_one(self.cls, self.identity)
         yield getattr(loaded, self.name)
         self.session.expunge_all()
         yield self.session.execute(select(self.attribute).where(self._entity())).scalar_one()
@@ -139,7 +138,7 @@ class Trial:
     def change(self, value: Any) -> None:
         """Set the field on the stored object, under every purpose."""
         with self.collecting():
-            loaded = self.session.get_one(self.cls, self.identity)
+            loaded: Any = self.session.get_one(self.cls, self.identity)
             setattr(loaded, self.name, value)
             flag_modified(loaded, self.name)  # the factory may give the same value each time
             self.session.flush()
@@ -246,11 +245,11 @@ def _moved(trial: Trial) -> str | None:
     with purposes.internally():
         moved = {trial.column.key: literal(foreign, LargeBinary)}
         trial.connection.execute(update(trial.column.table).where(trial.at()).values(moved))
+    read = select(trial.column).where(trial.at())
     for name in trial.needing():
         with trial.privacy.purpose(name):
-            read = select(trial.column).where(trial.at())
             message = "The value of another data subject is read from this row."
-            _require_error(SealedError, lambda read=read: trial.connection.execute(read).all(), message)
+            _require_error(SealedError, lambda: trial.connection.execute(read).all(), message)
     return None
 
 
@@ -319,7 +318,7 @@ def _require_error(kind: type[Exception], act: Callable[[], Any], otherwise: str
     raise ConformanceError(otherwise)
 
 
-def _open_columns(mapper: Mapper[Any]) -> list[Column[Any]]:
+def _open_columns(mapper: Mapper[Any]) -> list[Any]:
     """The columns of a row in which no sealed value may stand: all but those that are personal and not sealed."""
     columns = {column for table in mapper.tables for column in table.columns}
     return [each for each in columns if not isinstance(each.type, Guarded)]

@@ -67,7 +67,8 @@ def _rewritten(context: MigrationContext, operations: Iterable[MigrateOperation]
     for each in operations:
         if isinstance(each, ops.CreateTableOp):
             adopted = _taken_out(each)
-            yield from (each, *adopted)
+            yield from (each, *map(_add_sealed, adopted))
+            last += _validating(context, adopted)
             continue
         if not isinstance(each, ModifyTableOps) or (each.schema, each.table_name) in made:
             yield each
@@ -80,8 +81,8 @@ def _rewritten(context: MigrationContext, operations: Iterable[MigrateOperation]
     yield from last
 
 
-def _taken_out(operation: ops.CreateTableOp) -> list[Step]:
-    """Take sealed columns that have another beside them out of a new table, and return what adds them to it."""
+def _taken_out(operation: ops.CreateTableOp) -> list[sa.Column[Any]]:
+    """Take sealed columns that have another beside them out of a new table; a directive has to add them to it."""
     sealed = [each for each in operation.columns if isinstance(each, sa.Column) and is_wanted(each) and _beside(each)]
     names = {name for each in sealed for name in (each.name, f"{each.name}_ix")}
 
@@ -91,7 +92,15 @@ def _taken_out(operation: ops.CreateTableOp) -> list[Step]:
         return not isinstance(item, sa.Column) or item.name not in names
 
     operation.columns = [each for each in operation.columns if stays(each)]
-    return [_add_sealed(each) for each in sealed]
+    return sealed
+
+
+def _validating(context: MigrationContext, columns: Iterable[sa.Column[Any]]) -> list[Step]:
+    """Return what proves the CHECKs of columns that were added; SQLite's hold from the beginning."""
+    if context.dialect.name != "postgresql":
+        return []
+    prove = directives.validate_envelope_check
+    return [step(prove, column.table.name, column.name, schema=column.table.schema) for column in columns]
 
 
 def _add_sealed(column: sa.Column[Any]) -> Step:
@@ -114,6 +123,7 @@ class _TableChange:
         self.last: list[Step] = []
         self.added = {each.column.name for each in change.ops if isinstance(each, ops.AddColumnOp)}
         self.dropped = {each.column_name for each in change.ops if isinstance(each, ops.DropColumnOp)}
+        self.keyed = any(_is_key_index(each) for each in change.ops)
         self.sealed = self._sealed_in_database()
         change.ops = [each for each in change.ops if not self._takes(each)]
 
@@ -135,20 +145,18 @@ class _TableChange:
         return False
 
     def _adds(self, column: sa.Column[Any]) -> bool:
-        name, table, schema = column.name, self.table, self.schema
         if isinstance(column.type, SearchIndex):
-            return name.removesuffix("_ix") in self.added
+            return column.name.removesuffix("_ix") in self.added
         if not is_wanted(column):
-            return name == KEY_COLUMN
+            return column.name == KEY_COLUMN and self.keyed
         self.first.append(_add_sealed(column))
-        if self.context.dialect.name == "postgresql":
-            self.last.append(step(directives.validate_envelope_check, table, name, schema=schema))
+        self.last += _validating(self.context, [column])
         return True
 
     def _indexes(self, operation: ops.CreateIndexOp) -> bool:
         columns = list(operation.to_index().columns)
         name, table, schema = str(operation.index_name), self.table, self.schema
-        if [each.name for each in columns] == [KEY_COLUMN]:
+        if _is_key_index(operation):
             index = None if name == f"ix_{table}_{KEY_COLUMN}" else name
             undo = step(directives.drop_key_column, table, schema=schema)
             self.last.append(step(directives.add_key_column, table, index=index, schema=schema, undo=undo))
@@ -198,6 +206,10 @@ class _TableChange:
                         if is_wanted(column) and column.type.field.name == name:
                             return str(column.name)
         return None
+
+
+def _is_key_index(operation: MigrateOperation) -> bool:
+    return isinstance(operation, ops.CreateIndexOp) and operation.to_index().columns.keys() == [KEY_COLUMN]
 
 
 def _keeping_own_tables(operations: list[MigrateOperation]) -> list[MigrateOperation]:
