@@ -33,6 +33,7 @@ KINDS = frozenset(
         "hold_placed",
         "hold_released",
         "key_destroyed",
+        "key_renewed",
         "keys_rolled",
         "keys_rotated",
         "outside_attached",

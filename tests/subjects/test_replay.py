@@ -73,6 +73,28 @@ def test_what_was_erased_and_purged_since_the_backup_is_gone_again(
     again.engine.dispose()
 
 
+def test_who_got_a_fresh_key_since_the_backup_lives_on_in_it_and_can_be_erased_under_either(
+    place: Clinic, database_url: str, tmp_path: Path
+) -> None:
+    place.admit(patient(1), patient(2))
+    kept, email = [place.key_of(number) for number in (1, 2)], place.email(1)
+    place.engine.dispose()
+    with backup(database_url) as restore:
+        for key_id in kept:
+            assert place.privacy.reseal(place.engine, subject=key_id).ok
+        place.privacy.erase(place.engine, place.key_of(2), by=BY)
+        place.engine.dispose()
+        restore()
+    again = clinic(database_url, tmp_path)
+    assert email == again.email(1)
+    with pytest.raises(ShreddedError):
+        again.email(2)
+    assert again.privacy.replay(again.engine).ok
+    assert [(1,)] == raw_rows(database_url, "SELECT id FROM patients")
+    assert email == again.email(1)
+    again.engine.dispose()
+
+
 def test_before_the_replay_nothing_unsealed_of_the_erased_is_readable(
     place: Clinic, database_url: str, tmp_path: Path
 ) -> None:

@@ -171,8 +171,11 @@ IN_LINE = 500
 """How many keys one line of the ledger names."""
 
 
-def destroy_keys(connection: Connection, guard: Guard, ids: Iterable[bytes]) -> int:
-    """Destroy data subjects' keys, leave their tombstones and a line for each 500. Returns how many were living."""
+def destroy_keys(connection: Connection, guard: Guard, ids: Iterable[bytes], kind: str = "key_destroyed") -> int:
+    """Destroy data subjects' keys, leave their tombstones and a line for each 500. Returns how many were living.
+
+    ``kind``: of the line; ``"key_renewed"`` where their data subjects live on under other keys.
+    """
     table, wanted, count = guard.own_table(KEY), sorted(set(ids)), 0
     for start in range(0, len(wanted), IN_LINE):
         these = table.c.id.in_(wanted[start : start + IN_LINE]) & table.c.wrapped.is_not(None)
@@ -180,7 +183,7 @@ def destroy_keys(connection: Connection, guard: Guard, ids: Iterable[bytes]) -> 
         living = sorted(map(bytes, found))
         if living:
             _bury_keys(connection, guard, living, guard.now())
-            ledger.append(connection, guard, "key_destroyed", {"keys": [key_id.hex() for key_id in living]})
+            ledger.append(connection, guard, kind, {"keys": [key_id.hex() for key_id in living]})
         count += len(living)
     _forget_keys(guard, wanted)
     return count

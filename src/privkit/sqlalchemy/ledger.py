@@ -231,9 +231,10 @@ def _catch_up(connection: Connection, guard: Guard, outside: OutsideLedger) -> N
     lines = outside.lines(last.seq - 1 if last else 0)
     if last is not None and not _same(next(lines, None), last):
         raise _parted(last.seq)
+    renewed: dict[str, str] = {}
     with internally():
         for entry in ledger.follow(guard.keyring.secret("ledger"), lines, last):
-            _redo(connection, guard, entry)
+            _redo(connection, guard, entry, renewed)
             connection.execute(insert(table), values(entry))
             count += 1
         if count:
@@ -241,12 +242,15 @@ def _catch_up(connection: Connection, guard: Guard, outside: OutsideLedger) -> N
             _append(connection, guard, "caught_up", {"lines": count})
 
 
-def _redo(connection: Connection, guard: Guard, entry: Entry) -> None:
+def _redo(connection: Connection, guard: Guard, entry: Entry, renewed: dict[str, str]) -> None:
+    """``renewed``: the key ids that data subjects have had since the backup, each with the one they have in it."""
     redo = redone.get(entry.kind)
-    if redo is None:
-        return
     try:
-        redo(connection, guard, entry, json.loads(entry.body))
+        body = json.loads(entry.body)
+        if entry.kind == "resealed" and "key" in body:
+            renewed[body["key"]] = renewed.get(body["subject"], body["subject"])
+        if redo is not None:
+            redo(connection, guard, entry, _before_renewal(body, renewed))
     except (KeyError, ValueError, TypeError):
         raise LedgerError(
             f"Line {entry.seq} ({entry.kind}) does not say what has to be done again.",
@@ -254,6 +258,14 @@ def _redo(connection: Connection, guard: Guard, entry: Entry) -> None:
             "Use the version of privkit that wrote it, or a newer one.",
             seq=entry.seq,
         ) from None
+
+
+def _before_renewal(value: Any, renewed: Mapping[str, str]) -> Any:
+    if isinstance(value, str):
+        return renewed.get(value, value)
+    if isinstance(value, list):
+        return [_before_renewal(each, renewed) for each in value]
+    return {name: _before_renewal(each, renewed) for name, each in value.items()} if isinstance(value, dict) else value
 
 
 def _attached(connection: Connection, guard: Guard) -> bool:

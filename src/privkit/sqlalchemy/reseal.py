@@ -165,7 +165,8 @@ def renew(guard: Guard, engine: Engine, subject: bytes, *, patience: float = 600
 
     ``subject``: the key id (16 bytes) that the data subject's row has now. Between two transactions it waits for
     those that are open meanwhile, as they may seal under the old key. Killed, it goes on when it is called again with
-    the same id. Backups made before lose this data subject. Raises KeyringError where no row has the key, SealedError
+    the same id. A backup made before opens under the old key, and what the ledger says of the new key holds for the old
+    one there. Raises KeyringError where no row has the key, SealedError
     where a value does not open: then nothing was changed.
     """
     with internally():
@@ -180,7 +181,7 @@ def renew(guard: Guard, engine: Engine, subject: bytes, *, patience: float = 600
             owner = keystore.for_sealing(connection, guard, [new])[new]
             for each in work:
                 counts[each.name] += _reseal_under(connection, each, new, subject, owner)
-            destroy_keys(connection, guard, [subject])
+            destroy_keys(connection, guard, [subject], kind="key_renewed")
     return Resealed({name: Counts(count, count, 0, 0) for name, count in counts.items()})
 
 
