@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Column, Date, LargeBinary, String, Table, event, inspect
+from sqlalchemy import Column, Date, Index, LargeBinary, String, Table, event, inspect
 from sqlalchemy.orm import Mapper
 
 from privkit import catalog, markers
@@ -68,7 +68,7 @@ def install(mapper: Mapper[Any]) -> Model:
         return model
     tables.install(mapper.local_table.metadata)
     if model.data_subject and KEY_COLUMN not in mapper.columns:
-        _add_mapped(mapper, KEY_COLUMN, Column(KEY_COLUMN, LargeBinary(16), index=True, unique=True))
+        _add_mapped(mapper, KEY_COLUMN, Column(KEY_COLUMN, LargeBinary(16), unique=True), indexed=True)
     if model.child and ADULT_COLUMN not in mapper.local_table.columns and mapper.inherits is None:
         mapper.local_table.append_column(Column(ADULT_COLUMN, Date))
     for field in model.fields.values():
@@ -116,7 +116,7 @@ def _install_field(mapper: Mapper[Any], column: Column[Any], field: Field) -> No
     sealed = column if field.marker.adopting is None else pairs.install(table, column, field, plain)
     if field.marker.search is not None:
         search.check(field)
-        _add_hidden(mapper, table, Column(f"{sealed.name}_ix", SearchIndex(field), index=True))
+        _add_hidden(mapper, table, Column(f"{sealed.name}_ix", SearchIndex(field)), indexed=True)
     if leaves_residue(field.marker.then):
         name = f"{column.name}_residue"
         _add_mapped(mapper, f"{field.name}_residue", Column(name, String(80)))
@@ -125,11 +125,16 @@ def _install_field(mapper: Mapper[Any], column: Column[Any], field: Field) -> No
     _forget_expression(mapper, field.name)
 
 
-def _add_hidden(mapper: Mapper[Any], table: Table, column: Column[Any]) -> Column[Any]:
+def _add_hidden(mapper: Mapper[Any], table: Table, column: Column[Any], *, indexed: bool = False) -> Column[Any]:
     """Add one of privkit's own columns to a table, or take the one that a migration made and reflection found."""
     found = table.columns.get(column.name)
     if found is None:
+        unique, column.unique = bool(column.unique), None
         table.append_column(column)
+        if indexed:
+            # A naming convention that says nothing of indexes would leave this one without a name.
+            conventional = "ix" in table.metadata.naming_convention
+            Index(None if conventional else f"ix_{table.name}_{column.name}", column, unique=unique)
         return column
     if _REFLECTED not in found.info:
         raise MappingError(
@@ -149,10 +154,10 @@ def _add_hidden(mapper: Mapper[Any], table: Table, column: Column[Any]) -> Colum
     return found
 
 
-def _add_mapped(mapper: Mapper[Any], key: str, column: Column[Any]) -> None:
+def _add_mapped(mapper: Mapper[Any], key: str, column: Column[Any], *, indexed: bool = False) -> None:
     table = mapper.local_table
     assert isinstance(table, Table)
-    column = _add_hidden(mapper, table, column)
+    column = _add_hidden(mapper, table, column, indexed=indexed)
     if key not in mapper.columns:
         mapper.add_property(key, column)
 
