@@ -302,7 +302,14 @@ def _mappers(models: Iterable[Any]) -> Iterator[Mapper[Any]]:
     seen: set[Mapper[Any]] = set()
     for model in models:
         held = model if isinstance(model, registry) else getattr(model, "registry", None)
-        found = [model.__mapper__] if "__mapper__" in vars(model) else list(held.mappers) if held is not None else []
+        if "__mapper__" not in vars(model) and held is None:
+            name = getattr(model, "__name__", type(model).__name__)
+            raise MappingError(
+                f"{name} is neither a mapped class nor a declarative base or registry.",
+                "Nothing of it would be protected.",
+                "Give the base of the models, a mapped class or a registry: Privacy(models=Base).",
+            )
+        found = [model.__mapper__] if held is None or "__mapper__" in vars(model) else list(held.mappers)
         for mapper in found:
             for each in mapper.self_and_descendants:
                 if each not in seen:

@@ -351,3 +351,22 @@ def _tamper_sqlite(url: str, statement: str) -> None:
         connection.execute("PRAGMA ignore_check_constraints=1")
         connection.execute(statement)
     connection.close()
+
+
+@pytest.mark.parametrize("rolled_back", [True, False])
+def test_a_new_object_keeps_its_values_until_its_row_is_committed(service: RideService, rolled_back: bool) -> None:
+    new = rider(1)
+    with Session(service.engine, expire_on_commit=False) as session:
+        with service.privacy.purpose(*SIGN_UP):
+            session.add(new)
+            session.flush()
+        if rolled_back:
+            session.rollback()
+            with service.privacy.purpose(*SIGN_UP):
+                session.add(new)
+                session.flush()
+        session.commit()
+        assert not {"name", "email", "home", "born"} & vars(new).keys()
+
+    with service.privacy.purpose("account"), Session(service.engine) as session:
+        assert [("Rider 1", "rider1@rides.example")] == session.execute(select(Rider.name, Rider.email)).all()

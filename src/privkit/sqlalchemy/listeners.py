@@ -174,11 +174,33 @@ def do_orm_execute(state: ORMExecuteState) -> None:
 
 @event.listens_for(Session, "after_flush")
 def after_flush(session: Session, flush_context: Any) -> None:
-    """What was stored in a purpose leaves with it, as what was loaded does."""
+    """What was stored in a purpose leaves with it, as what was loaded does; but new rows may yet be rolled back."""
+    session.info.setdefault(_NEW, weakref.WeakSet()).update(session.new)
     entry = purposes.active()
     guard = guard_of(session.get_bind().dialect) if entry is not None and session.bind is not None else None
     if entry is not None and guard is not None:
         _remember(guard, entry, session)
+
+
+@event.listens_for(Session, "after_commit")
+def after_commit(session: Session) -> None:
+    """What new objects hold of a purpose that has ended leaves them, now that it is stored for good."""
+    if not session.in_nested_transaction():
+        session.info.pop(_NEW, None)
+        for leave in session.info.pop(_LATER, ()):
+            leave()
+
+
+@event.listens_for(Session, "after_soft_rollback")
+def after_soft_rollback(session: Session, previous: Any) -> None:
+    """New objects are the application's again, with all their values."""
+    if not session.in_nested_transaction():
+        session.info.pop(_LATER, None)
+        session.info.pop(_NEW, None)
+
+
+_NEW, _LATER = "privkit_new", "privkit_later"
+"""Where a session keeps the objects that it has stored and not committed, and what is to be done once it has."""
 
 
 def _remember(guard: Guard, entry: purposes.Active, session: Session) -> None:
@@ -194,10 +216,15 @@ def _forget(guard: Guard, ended: purposes.Scope, session: Session | None) -> Non
     left = purposes.current()
     if left is not None and left.groups == ended.groups:
         return
-    for instance in list(session.identity_map.values()) if session is not None else ():
+    if session is None:
+        return
+    new = session.info.get(_NEW, ())
+    if new:
+        session.info.setdefault(_LATER, []).append(lambda: _forget(guard, ended, session))
+    for instance in (each for each in list(session.identity_map.values()) if each not in new):
         each = guard.protected(type(instance))
         state = inspect(instance)
         names = (*each.model.fields, *criteria.computed(state.mapper)) if each is not None else ()
         loaded = [name for name in names if name in state.dict and not state.attrs[name].history.has_changes()]
-        if session is not None and loaded:
+        if loaded:
             session.expire(instance, loaded)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sqlalchemy import BigInteger, Column, DateTime, Index, Integer, LargeBinary, MetaData, String, Table, Text
 
 KEY, EPOCH = "privkit_key", "privkit_epoch"
@@ -15,9 +17,13 @@ def find(metadata: MetaData, name: str) -> Table | None:
 
 
 def install(metadata: MetaData) -> None:
-    """Add the tables to ``metadata`` unless they are there."""
-    if find(metadata, KEY) is not None:
-        return
+    """Add the tables to ``metadata`` that are not there, as reflected ones may be."""
+    for name, define in _DEFINED.items():
+        if find(metadata, name) is None:
+            define(metadata)
+
+
+def _key(metadata: MetaData) -> None:
     Table(
         KEY,
         metadata,
@@ -26,6 +32,9 @@ def install(metadata: MetaData) -> None:
         Column("created_at", DateTime(timezone=True), nullable=False),
         Column("destroyed_at", DateTime(timezone=True)),
     )
+
+
+def _epoch(metadata: MetaData) -> None:
     Table(
         EPOCH,
         metadata,
@@ -38,6 +47,9 @@ def install(metadata: MetaData) -> None:
         Column("created_at", DateTime(timezone=True), nullable=False),
         Column("destroyed_at", DateTime(timezone=True)),
     )
+
+
+def _ledger(metadata: MetaData) -> None:
     ledger = Table(
         LEDGER,
         metadata,
@@ -48,6 +60,9 @@ def install(metadata: MetaData) -> None:
         Column("link", LargeBinary(32), nullable=False),
     )
     Index("ix_privkit_ledger_kind", ledger.c.kind, ledger.c.seq)
+
+
+def _hold(metadata: MetaData) -> None:
     Table(
         HOLD,
         metadata,
@@ -60,6 +75,9 @@ def install(metadata: MetaData) -> None:
         Column("until", DateTime(timezone=True)),
         Column("released_at", DateTime(timezone=True)),
     )
+
+
+def _consent(metadata: MetaData) -> None:
     consent = Table(
         CONSENT,
         metadata,
@@ -73,3 +91,12 @@ def install(metadata: MetaData) -> None:
         Column("at", DateTime(timezone=True), nullable=False),
     )
     Index("ix_privkit_consent_subject", consent.c.subject, consent.c.purpose, consent.c.seq)
+
+
+_DEFINED: dict[str, Callable[[MetaData], None]] = {
+    KEY: _key,
+    EPOCH: _epoch,
+    LEDGER: _ledger,
+    HOLD: _hold,
+    CONSENT: _consent,
+}

@@ -102,7 +102,11 @@ def _fixed(statement: Any) -> dict[str, Any]:
 
 
 def _source(column: Column[Any]) -> str:
-    return column.key.removesuffix("_ix") if isinstance(column.type, SearchIndex) else column.key
+    """The key under which a row has the value whose hash, or which itself, a column holds."""
+    if not isinstance(column.type, SearchIndex):
+        return column.key
+    name = column.name.removesuffix("_ix")
+    return next(each.key for each in column.table.columns if each.name == name)
 
 
 def _forms(guard: Guard, column: Column[Any], value: Any) -> list[Any]:
