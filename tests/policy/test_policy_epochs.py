@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from privkit.errors import InvalidValue
 from privkit.periods import Period
 from privkit.policy import Keep
-from privkit.policy.epochs import Epochs, divided
+from privkit.policy.epochs import Epochs, divided, ended_before
 
-TICK = timedelta(microseconds=1)
 instants = st.datetimes(datetime(1970, 1, 1), datetime(2100, 1, 1)).map(lambda moment: moment.replace(tzinfo=UTC))
 widths = st.sampled_from([timedelta(hours=1), timedelta(hours=5), timedelta(days=1), timedelta(days=7)])
 periods = st.sampled_from(["P1D", "P30D", "P1M", "P6M", "P1Y", "PT1H"]).map(Period.parse)
@@ -32,23 +31,25 @@ def test_a_moment_lies_within_its_bucket(moment: datetime, width: timedelta) -> 
     assert number >= 1
 
 
-@given(instants, widths, st.lists(periods, min_size=1, max_size=3))
-def test_an_epoch_is_over_exactly_when_its_last_moment_has_ended_for_every_keep(
-    now: datetime, width: timedelta, lengths: list[Period]
+@given(instants, instants, st.lists(periods, min_size=1, max_size=3))
+def test_what_happened_before_the_limit_has_ended_and_nothing_else(
+    now: datetime, moment: datetime, lengths: list[Period]
 ) -> None:
-    epochs, keeps = Epochs("recorded", width), [Keep(length, "recorded") for length in lengths]
+    limit = ended_before([Keep(length, "recorded") for length in lengths], now)
 
-    over = epochs.over(keeps, now)
-
-    def ended(number: int) -> bool:
-        return all(length.after(epochs.ends(number) - TICK) <= now for length in lengths)
-
-    assert not over or ended(over)
-    assert not ended(over + 1)
+    assert limit is not None
+    assert (moment < limit) == all(length.after(moment) <= now for length in lengths)
 
 
-def test_what_is_kept_for_ever_is_never_over() -> None:
-    assert 0 == Epochs("recorded", timedelta(days=1)).over([keep(), None], datetime(2030, 1, 1, tzinfo=UTC))
+@given(instants, widths, widths)
+def test_a_number_keeps_its_beginning_under_every_width(moment: datetime, one: timedelta, other: timedelta) -> None:
+    number = Epochs("recorded", one).number(moment)
+
+    assert Epochs("recorded", other).starts(number) == Epochs("recorded", one).starts(number)
+
+
+def test_what_is_kept_for_ever_never_ends() -> None:
+    assert ended_before([keep(), None], datetime(2030, 1, 1, tzinfo=UTC)) is None
 
 
 def test_a_moment_before_1970_has_no_epoch() -> None:

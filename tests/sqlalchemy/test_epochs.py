@@ -48,6 +48,10 @@ def numbers(tracks: RideService, column: str = "spot") -> list[int]:
     return [parse(bytes(value)).epoch for (value,) in found]
 
 
+def number_of_day(moment: datetime) -> int:
+    return 1 + 24 * ((moment - datetime(1970, 1, 1, tzinfo=UTC)) // DAY)
+
+
 def str_url(tracks: RideService) -> str:
     return tracks.engine.url.render_as_string(hide_password=False)
 
@@ -67,7 +71,7 @@ def test_values_of_one_bucket_are_under_one_epoch_and_open_again(tracks: RideSer
 
     one, two, three = numbers(tracks)
 
-    assert (one, one, one + 2) == (one, two, three)
+    assert (one, one, one + 48) == (one, two, three)
     assert [SPOT] * 3 == spots(tracks)
     assert [("positions.spot", one, False), ("positions.spot", three, False)] == [
         (field, number, bool(gone)) for field, number, gone in epoch_rows(tracks)
@@ -91,7 +95,7 @@ def test_a_default_in_python_gives_the_event_time(tracks: RideService) -> None:
     with tracks.privacy.purpose("dispatch"), tracks.engine.begin() as connection:
         connection.execute(insert(Position), [{"carrier_id": 1, "spot": SPOT}])
 
-    assert [1 + (START - datetime(1970, 1, 1, tzinfo=UTC)) // DAY] == numbers(tracks)
+    assert [number_of_day(START)] == numbers(tracks)
 
 
 def test_a_row_that_does_not_say_when_is_refused(tracks: RideService) -> None:
@@ -155,7 +159,7 @@ def test_moving_the_event_into_another_epoch_needs_the_value(tracks: RideService
         row.recorded_at, row.spot = (START - 3 * DAY).replace(tzinfo=None), PLACE
         session.commit()
 
-    assert [1 + (START - 3 * DAY - datetime(1970, 1, 1, tzinfo=UTC)) // DAY] == numbers(tracks)
+    assert [number_of_day(START - 3 * DAY)] == numbers(tracks)
     assert [PLACE] == spots(tracks)
 
 
@@ -234,6 +238,25 @@ def test_an_epoch_is_over_only_when_its_last_value_is(tracks: RideService, clock
     assert {"privkit_epoch.positions.spot": 0, "positions.spot": 1} == {
         step.name: step.due for step in tracks.privacy.plan(tracks.engine).steps if step.name.endswith(".spot")
     }
+
+
+@pytest.mark.parametrize(("before", "after"), [("P1D", "P7D"), ("P7D", "P1D"), ("P1D", "PT6H")])
+def test_a_changed_width_destroys_nothing_too_early_and_leaves_nothing_behind(
+    tracks: RideService, tmp_path: Path, clock: Clock, before: str, after: str
+) -> None:
+    moments = [START + DAY * day for day in range(8)]
+    for width in (before, after):
+        service = track_service(str_url(tracks), tmp_path, clock, POLICY.replace("epoch: P1D", f"epoch: {width}"))
+        record(service, *moments)
+        service.engine.dispose()
+    clock.now = moments[-1] + 30 * DAY - timedelta(seconds=1)
+    service.privacy.purge(service.engine, service.privacy.plan(service.engine))
+    assert [SPOT, SPOT] == [spot for spot in spots(service) if spot is not None]
+
+    clock.now = moments[-1] + 38 * DAY
+    assert service.privacy.purge(service.engine, service.privacy.plan(service.engine)).ok
+    assert {True} == {bool(gone) for *_, gone in epoch_rows(service)}
+    service.engine.dispose()
 
 
 def test_a_residue_is_made_before_the_epoch_goes(tracks: RideService, clock: Clock) -> None:
@@ -325,9 +348,9 @@ def test_the_work_of_destroying_epochs_does_not_grow_with_their_values(tracks: R
         spots(tracks)
 
 
-@pytest.mark.parametrize("width", ["P1M", "PT10M"])
+@pytest.mark.parametrize("width", ["P1M", "PT10M", "PT90M"])
 def test_an_epoch_without_a_fixed_width_is_refused(sqlite_url: str, tmp_path: Path, clock: Clock, width: str) -> None:
-    with pytest.raises(PolicyError, match="fixed length of at least an hour"):
+    with pytest.raises(PolicyError, match="fixed length of whole hours"):
         track_service(sqlite_url, tmp_path, clock, POLICY.replace("epoch: P1D", f"epoch: {width}"))
 
 

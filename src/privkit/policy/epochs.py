@@ -1,7 +1,8 @@
 """How a field's values are divided into epochs: buckets of the event that its purposes count from.
 
 Each bucket has a key of its own, and destroying it makes every copy of the bucket unreadable at once. Number 0 is
-no epoch; 1 began with 1970 in UTC. The number lies in four bytes of the envelope.
+no epoch; others are the hour in which the bucket begins, counted from 1 at 1970 in UTC, so that a number keeps its
+beginning when the policy changes the width. It lies in four bytes of the envelope.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from privkit.errors import InvalidValue
 from privkit.policy.rules import Keep
 
 _START = datetime(1970, 1, 1, tzinfo=UTC)
+_HOUR = timedelta(hours=1)
 _TICK = timedelta(microseconds=1)
 _HIGHEST = (1 << 32) - 1
 
@@ -27,30 +29,30 @@ class Epochs:
 
     def number(self, moment: datetime) -> int:
         """Return the number of the bucket that an instant (aware, UTC) falls into. Raises InvalidValue before 1970."""
-        number = 1 + (moment - _START) // self.width
-        if not 1 <= number <= _HIGHEST:
+        hours = (moment - _START) // self.width * self.width // _HOUR
+        if not 0 <= hours < _HIGHEST:
             raise InvalidValue(
                 f"The event {self.event!r} lies before 1970, where no epoch is.",
                 "A value would be sealed without the key that its end destroys.",
                 "Check the event's time.",
                 event=self.event,
             )
-        return number
+        return 1 + hours
 
     def starts(self, number: int) -> datetime:
         """Return the instant at which a bucket begins."""
-        return self.ends(number - 1)
+        return _START + (number - 1) * _HOUR
 
     def ends(self, number: int) -> datetime:
         """Return the instant at which a bucket is over."""
-        return _START + number * self.width
+        return self.starts(number) + self.width
 
-    def over(self, keeps: Collection[Keep | None], now: datetime) -> int:
-        """Return the highest number all of whose values have ended at ``now`` under every keep; 0: none has."""
-        if not keeps or any(keep is None for keep in keeps):
-            return 0
-        cutoff = min(keep.period.cutoff(now) for keep in keeps if keep is not None)
-        return max(0, (cutoff + _TICK - _START) // self.width)
+
+def ended_before(keeps: Collection[Keep | None], now: datetime) -> datetime | None:
+    """Return the instant such that whatever happened before it, and nothing else, has ended under every keep."""
+    if not keeps or any(keep is None for keep in keeps):
+        return None
+    return min(keep.period.cutoff(now) for keep in keeps if keep is not None) + _TICK
 
 
 def divided(keeps: Collection[Keep | None]) -> Epochs | None:

@@ -11,7 +11,7 @@ from typing import Any
 from privkit.policy.nodes import Node, Table
 from privkit.policy.problems import paste, quoted
 from privkit.policy.reading import Path, Reading, Section, dotted
-from privkit.policy.rules import SHORTEST_EPOCH, AgeRule, Duty, Keep, VerificationMethod
+from privkit.policy.rules import EPOCH_STEP, AgeRule, Duty, Keep, VerificationMethod
 
 SECTIONS = ("categories", "sensitive", "duties", "child")
 KEEP = {"for": "P30D", "after": "account_closed"}
@@ -79,9 +79,9 @@ def read_keep(found: Section, optional: tuple[str, ...] = ()) -> Keep | None:
     if keep is None:
         return None
     period, after, epoch = keep.period("for"), keep.event("after"), keep.period("epoch")
-    if epoch is not None and (epoch.months or epoch.rest < SHORTEST_EPOCH):
+    if epoch is not None and (epoch.months or epoch.rest % EPOCH_STEP):
         path, line = (*keep.path, "epoch"), keep.line_of("epoch")
-        message = f"{dotted(path)} is {quoted(epoch.text)}; an epoch has a fixed length of at least an hour."
+        message = f"{dotted(path)} is {quoted(epoch.text)}; an epoch has a fixed length of whole hours."
         keep.reading.report(line, message, paste(path, "P1D"))
     return None if period is None or after is None else Keep(period, after, epoch)
 

@@ -19,10 +19,12 @@ from sqlalchemy import (
     Table,
     Update,
     exists,
+    false,
     func,
     select,
     true,
     type_coerce,
+    update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
@@ -31,7 +33,8 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from privkit.clock import as_utc
 from privkit.crypto import Epoch, SubjectKey
-from privkit.errors import ShreddedError, StatementRefused
+from privkit.errors import MappingError, ShreddedError, StatementRefused
+from privkit.policy.epochs import Epochs, ended_before
 from privkit.policy.resolve import FieldRule
 from privkit.purposes import internally
 from privkit.sqlalchemy import wrapping
@@ -53,11 +56,15 @@ def event_column(guard: Guard, table: Table, rule: FieldRule) -> Column[Any]:
 
 
 def over(guard: Guard, rule: FieldRule, now: Callable[[], datetime]) -> list[ColumnElement[bool]]:
-    """Return the conditions of rows of privkit_epoch: living epochs of a field, all of whose values have ended."""
+    """Return the conditions of rows of privkit_epoch: living epochs of a field, all of whose values have ended.
+
+    Of its former ids too. One that counts from another event, under an earlier policy, tells nothing of them.
+    """
     assert rule.epochs is not None
-    epoch = guard.own_table(EPOCH)
-    last = rule.epochs.over(rule.keeps, now())
-    return [epoch.c.field == rule.field.id, epoch.c.number <= last, epoch.c.wrapped.is_not(None)]
+    epoch, before = guard.own_table(EPOCH), ended_before(rule.keeps, now())
+    ended = false() if before is None else epoch.c.ends <= before
+    theirs = epoch.c.field.in_([rule.field.id, *rule.field.marker.formerly]), epoch.c.event == rule.epochs.event
+    return [*theirs, ended, epoch.c.wrapped.is_not(None)]
 
 
 def any_row(guard: Guard, rule: FieldRule, table: Table, condition: ColumnElement[bool]) -> ColumnElement[bool]:
@@ -74,6 +81,7 @@ def _comparable(bound: ColumnElement[Any], event: Column[Any]) -> ColumnElement[
 class InUtc(FunctionElement[datetime]):
     """An instant as a naive column holds it, in UTC: PostgreSQL would read that in the session's time zone."""
 
+    name = "privkit_in_utc"
     type = DateTime()
     inherit_cache = True
 
@@ -98,7 +106,7 @@ def number_of(rule: FieldRule, column: Column[Any], moment: Any) -> int:
             f"Set {column.table.name}.{column.name} to a time, or give it a default in Python, in the same INSERT.",
             field=rule.field.id,
         )
-    return rule.epochs.number(as_utc(moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)))
+    return rule.epochs.number(_in_utc(moment))
 
 
 def divided(guard: Guard, table: Table, guarded: Mapping[str, Guarded]) -> list[tuple[str, Column[Any]]]:
@@ -186,33 +194,56 @@ def load(connection: Connection, guard: Guard, wanted: Mapping[str, Iterable[int
     return found
 
 
-def _read(connection: Connection, guard: Guard, field_id: str, numbers: Collection[int]) -> dict[int, SubjectKey]:
+def _read(
+    connection: Connection, guard: Guard, field_id: str, numbers: Collection[int], width: Epochs | None = None
+) -> dict[int, SubjectKey]:
+    """Read keys into the cache. With ``width``, epochs that were narrower under an earlier policy become as wide."""
     if not numbers:
         return {}
     table, found, ordered = guard.own_table(EPOCH), {}, sorted(numbers)
-    query = select(table.c.number, table.c.key_id, table.c.wrapped).where(table.c.field == field_id)
+    query = select(table.c.number, table.c.key_id, table.c.wrapped, table.c.ends, table.c.event)
+    query = query.where(table.c.field == field_id)
     for start in range(0, len(ordered), CHUNK):
         chunk = table.c.number.in_(ordered[start : start + CHUNK])
-        for number, key_id, wrapped in connection.execute(query.where(chunk)).all():
+        for number, key_id, wrapped, ends, event in connection.execute(query.where(chunk)).all():
+            if width is not None and event != width.event:
+                raise _another_event(field_id, event, width.event)
             epoch = Epoch(connection.dialect, field_id, number)
             if wrapped is None:
                 guard.shredded.add(epoch)
                 guard.keys.forget_epoch(epoch)
-            else:
-                found[number] = guard.keyring.unwrap(bytes(key_id), bytes(wrapped))
-                guard.keys.put_epoch(epoch, found[number])
+                continue
+            found[number] = guard.keyring.unwrap(bytes(key_id), bytes(wrapped))
+            guard.keys.put_epoch(epoch, found[number])
+            if width is not None and _in_utc(ends) < width.ends(number):
+                this = (table.c.field == field_id) & (table.c.number == number)
+                connection.execute(update(table).where(this).values(ends=width.ends(number)))
     return found
+
+
+def _another_event(field_id: str, before: str, now: str) -> MappingError:
+    return MappingError(
+        f"Values of {field_id} lie in epochs of {before!r}, and the policy divides them by {now!r} now.",
+        "One key cannot serve both: it would be destroyed too early for the ones or too late for the others.",
+        f'Give the field a new id, with formerly="{field_id}", and run: privkit reseal',
+        field=field_id,
+    )
+
+
+def _in_utc(moment: datetime) -> datetime:
+    """SQLite gives instants back without their zone."""
+    return as_utc(moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC))
 
 
 def for_sealing(connection: Connection, guard: Guard, field_id: str, numbers: Iterable[int]) -> list[SubjectKey]:
     """Return the keys of epochs to seal in, created where they are missing; hold on to them while you seal.
 
     They are read, never taken from memory: one that another transaction created may have been rolled back. Raises
-    ShreddedError for an epoch that was destroyed.
+    ShreddedError for an epoch that was destroyed, MappingError for one that counts from another event.
     """
     wanted = set(numbers)
     with internally():
-        found = _read(connection, guard, field_id, wanted)
+        found = _read(connection, guard, field_id, wanted, guard.rules[field_id].epochs)
         _create(connection, guard, field_id, wanted - found.keys())
         if len(found) < len(wanted):
             found = _read(connection, guard, field_id, wanted)
@@ -245,10 +276,9 @@ def _create(connection: Connection, guard: Guard, field_id: str, numbers: Collec
     now, rows, epochs = guard.now(), [], guard.rules[field_id].epochs
     assert epochs is not None
     keys = [SubjectKey.new() for _ in numbers]
-    for number, key in zip(
-        sorted(numbers), keys, strict=True
-    ):  # in one order, or two writers would wait for each other
-        row = {"field": field_id, "number": number, "key_id": key.id, "created_at": now}
+    # In one order, or two writers would wait for each other.
+    for number, key in zip(sorted(numbers), keys, strict=True):
+        row = {"field": field_id, "number": number, "event": epochs.event, "key_id": key.id, "created_at": now}
         rows.append(row | {"starts": epochs.starts(number), "ends": epochs.ends(number)})
     insert: Any = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     table = guard.own_table(EPOCH)
