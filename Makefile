@@ -55,9 +55,9 @@ demo: $(STAMP)
 # The shorter run comes first, so that the last line counts the whole suite.
 test: $(STAMP) $(STAMP_SA20)
 	@echo "SQLAlchemy 2.0: the storage tests"
-	@$(VENV_SA20)/bin/python -m pytest -m storage
+	@$(VENV_SA20)/bin/python -m pytest --numprocesses auto -m storage
 	@echo "SQLAlchemy 2.1: all tests"
-	@$(VENV)/bin/python -m pytest
+	@$(VENV)/bin/python -m pytest --numprocesses auto
 
 check: $(STAMP)
 	@$(VENV)/bin/python -m ruff format --check --quiet .

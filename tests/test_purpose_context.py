@@ -94,3 +94,33 @@ def test_a_generator_cannot_be_decorated(privacy: Privacy) -> None:
 
     with pytest.raises(MappingError):
         privacy.purpose("pickup")(rides)
+
+
+async def test_a_cancelled_task_leaves_no_purpose(privacy: Privacy) -> None:
+    seen: list[tuple[str, ...]] = []
+
+    async def waits() -> None:
+        try:
+            with privacy.purpose("pickup"):
+                await asyncio.sleep(60)
+        finally:
+            seen.append(names())
+
+    task = asyncio.create_task(waits())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert [()] == seen
+    assert () == names()
+
+
+async def test_a_task_that_outlives_the_block_is_told_why(privacy: Privacy) -> None:
+    async def later() -> str:
+        await asyncio.sleep(0)
+        return purposes.how_to_open({"pickup"})
+
+    with privacy.purpose("pickup"):
+        task = asyncio.create_task(later())
+    assert "a task loses the one it began with when that block ends" in await task
+    assert "Wrap it:  with privacy.purpose('pickup'): ...   (allowed: pickup)" == purposes.how_to_open({"pickup"})

@@ -13,37 +13,21 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import ClassVar, Literal, TypeVar
 
+from privkit.precisions import AgeBand as AgeBand
+from privkit.precisions import AtLeastAge as AtLeastAge
+from privkit.precisions import Cell as Cell
+from privkit.precisions import Exact as Exact
+from privkit.precisions import InCountry as InCountry
+from privkit.precisions import Initials as Initials
+from privkit.precisions import Is as Is
+from privkit.precisions import Month as Month
+from privkit.precisions import Precision as Precision
+from privkit.precisions import Quarter as Quarter
+from privkit.precisions import StandIn as StandIn
+from privkit.precisions import TruncatedIp as TruncatedIp
+from privkit.precisions import Year as Year
+
 _Class = TypeVar("_Class", bound=type)
-
-
-# Precisions: how exact a value a purpose may see.
-
-
-@dataclass(frozen=True, slots=True)
-class Exact:
-    """The value itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """The H3 cell of a location, as its hexadecimal id. ``resolution`` 0 (continent) to 15 (square metre)."""
-
-    resolution: int
-
-
-@dataclass(frozen=True, slots=True)
-class Year:
-    """The year of a date, as an int."""
-
-
-@dataclass(frozen=True, slots=True)
-class AgeBand:
-    """An age as a band such as ``"13-15"``; ``bounds`` are the lowest ages of the bands after the first."""
-
-    bounds: tuple[int, ...] = (13, 16, 18, 25, 35, 45, 55, 65, 75, 90)
-
-
-Precision = Exact | Cell | Year | AgeBand
 
 
 # Techniques: what happens to a value when its lifetime ends.

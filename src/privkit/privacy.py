@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Any, TypeVar, cast
+from weakref import WeakSet
 
 from sqlalchemy import ColumnElement, Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -21,20 +22,25 @@ from privkit.crypto import Keyring
 from privkit.errors import MappingError, NotProtectedError
 from privkit.ledger import OutsideLedger, Verified
 from privkit.policy import Policy
+from privkit.pydantic import Document, DocumentKeys, PersonalModel
 from privkit.retention import Plan, Run
 from privkit.retention.run import Progress
-from privkit.sqlalchemy import Guard, adoption, holds, ledger, mapping, protect, reseal, rewrap, scan
+from privkit.sqlalchemy import Guard, adoption, holds, ledger, mapping, observations, protect, reseal, rewrap, scan
 from privkit.sqlalchemy.adoption import Adoption, Moved
 from privkit.sqlalchemy.adoption import Progress as Sealing
 from privkit.sqlalchemy.consents import ConsentLedger
+from privkit.sqlalchemy.documents import TableKeys
+from privkit.sqlalchemy.observations import Observation
 from privkit.sqlalchemy.registry import guard_of
 from privkit.sqlalchemy.reseal import Resealed
 from privkit.sqlalchemy.rewrap import KeyStatus, Rotation
 from privkit.sqlalchemy.states import FieldState, field_state
 from privkit.sqlalchemy.visibility import live
 from privkit.subjects import Erasure, Replay
+from privkit.unchecked import UncheckedBlock
 
 _Callable = TypeVar("_Callable", bound=Callable[..., Any])
+_Model = TypeVar("_Model", bound=PersonalModel)
 
 
 class Privacy:
@@ -59,6 +65,7 @@ class Privacy:
         self._scopes: dict[tuple[int, tuple[str, ...]], purposes.Scope] = {}
         self.guard = Guard(_load(policy), lambda: _mappers(self._models), keys, clock, ledger)
         self.consent = ConsentLedger(self.guard)
+        self._engines: WeakSet[Engine] = WeakSet()
 
     @property
     def policy(self) -> Policy:
@@ -71,6 +78,35 @@ class Privacy:
         Raises NotProtectedError where another Privacy protects it already: two could not both be obeyed.
         """
         protect(self.guard, engine)
+        if isinstance(engine, Engine):
+            self._engines.add(engine)
+
+    def document(
+        self, model: type[_Model], keys: Engine | DocumentKeys | None = None, *, name: str | None = None
+    ) -> Document[_Model]:
+        """Return what seals and opens a pydantic model's documents for other stores.
+
+        ``keys``: the engine in whose database the data subjects are, where more than one is protected; or another
+        place of keys. ``name``: what the documents are bound to, where the model's own name may change. The
+        ``subject`` of ``dumps`` and ``loads`` is a mapped object, or a data subject's key id (16 bytes).
+
+        Raises MappingError or PolicyError where the model does not fit, NotProtectedError without one engine.
+        """
+        if keys is None:
+            keys = self._only_engine()
+        if isinstance(keys, Engine | AsyncEngine):
+            self._ours(keys)
+            keys = TableKeys(self.guard, keys)
+        return Document(model, self.policy, keys, self.guard.now, name)
+
+    def _only_engine(self) -> Engine:
+        if len(self._engines) == 1:
+            return next(iter(self._engines))
+        raise NotProtectedError(
+            f"{len(self._engines)} plain engines are protected, so nobody knows which has the keys of documents.",
+            "They are sealed under the keys of data subjects, which are in one database.",
+            "Name it: privacy.document(Model, keys=create_engine(url)).",
+        )
 
     def _ours(self, engine: Engine) -> None:
         """Protect an engine that an administrative call was given, unless it is protected."""
@@ -89,6 +125,17 @@ class Privacy:
         """
         self._scope(names)
         return PurposeBlock(lambda: self._scope(names))
+
+    carry = staticmethod(purposes.carry)
+
+    def unchecked(self, why: str) -> UncheckedBlock:
+        """Let SQL text through that cannot be checked: ``with privacy.unchecked("the vendor's procedure"):``.
+
+        It opens text whose effect is not known, what text cannot open, expire or hide, and views and functions over
+        protected tables. A purpose still has to need every field that is known to be touched, and sealed fields stay
+        sealed. The ledger gets a line for each different statement. Raises InvalidValue without a reason.
+        """
+        return UncheckedBlock(why)
 
     def live(self, attribute: Any) -> ColumnElement[Any]:
         """Return an unsealed field as an expression that is NULL once it has expired, to sort or compute with.
@@ -239,6 +286,21 @@ class Privacy:
         with engine.connect() as connection:
             return ledger.verify(connection, self.guard, expected)
 
+    def flush_observations(self, engine: Engine) -> int:
+        """Write what this process has counted of allowed and other uses; return how many lines it added to.
+
+        It happens by itself from time to time. Raises what the driver raises; the counts are kept then.
+        """
+        self._ours(engine)
+        with engine.connect() as connection:
+            return observations.flush(self.guard, connection)
+
+    def observed(self, engine: Engine) -> list[Observation]:
+        """Return what was counted of uses: violations and gaps under ``observe``, and what ``enforce`` refused."""
+        self.flush_observations(engine)
+        with engine.connect() as connection:
+            return observations.read(connection, self.guard)
+
     def check(self, engine: Engine | None = None) -> list[Finding]:
         """Return the findings of the models, and of a live database when one is given, worst first."""
         return coverage.check(self.guard, engine)
@@ -268,6 +330,13 @@ class PurposeBlock:
 
     def __exit__(self, *exc_info: object) -> None:
         purposes.leave(purposes.entered(self))
+
+    def open(self) -> purposes.Active:
+        """Open the purpose where no block can stand round the work, as in a framework's callbacks.
+
+        Give the result to ``purposes.leave``, whatever happens in between.
+        """
+        return purposes.enter(self._scope(), self)
 
     def __call__(self, function: _Callable) -> _Callable:
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):

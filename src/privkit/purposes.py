@@ -3,23 +3,34 @@
 A ``Scope`` is the decision, computed once per set of purposes: for each field, the precision it may be seen
 at and the keeps that still have to run. An ``Active`` is one entry into a scope. It is held in a context
 variable; a task that outlives the block it was created in finds the entry closed, and so has no purpose.
+Threads and executors get one by ``carry``; other processes open their own.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
+import multiprocessing.util
+import os
+import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import FrameType, MappingProxyType
-from typing import Any
+from typing import Any, NoReturn, ParamSpec, TypeVar, cast
 
+from privkit.catalog import Field
 from privkit.clock import Clock, system_clock
-from privkit.errors import PurposeError
-from privkit.markers import Cell, Exact, Precision
+from privkit.deidentify import Reduced, coarser, finest, in_words
+from privkit.errors import MappingError, PurposeError
+from privkit.markers import Exact, Is, Precision, Year
 from privkit.policy import Keep, Policy
 from privkit.policy.resolve import FieldRule
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +78,7 @@ class Scope:
         found: Precision | None = Exact()
         for group in () if self.internal else self.groups:
             named = [needed[name] for name in group if name in needed]
-            found = _coarser(found, min(named, key=_coarseness)) if named and found else None
+            found = coarser(found, finest(named)) if named and found else None
         return found
 
     def __str__(self) -> str:
@@ -106,9 +117,10 @@ def scope_for(policy: Policy, rules: Iterable[FieldRule], names: tuple[str, ...]
     fields = {}
     for rule in rules:
         terms = [term for term in rule.terms if term.purpose.name in names]
+        needed = {term.purpose.name: term.precision for term in terms}
         if terms:
             fields[rule.field.id] = Access(
-                min((term.precision for term in terms), key=_coarseness),
+                finest(needed[name] for name in names if name in needed),
                 (tuple(term.purpose.keep for term in terms),),
             )
     return Scope(names, fields, clock=clock)
@@ -122,25 +134,12 @@ def narrowed(outer: Scope | None, inner: Scope) -> Scope:
     fields = {}
     for field_id, access in inner.fields.items():
         other = outer.fields.get(field_id)
-        precision = other and _coarser(access.precision, other.precision)
+        precision = other and coarser(access.precision, other.precision)
         if other and precision:
             fields[field_id] = Access(precision, tuple(dict.fromkeys((*other.keeps, *access.keeps))))
     names = (*outer.names, *(name for name in inner.names if name not in outer.names))
     groups = (*outer.groups, *(group for group in inner.groups if group not in outer.groups))
     return Scope(names, fields, groups=groups, clock=inner.clock)
-
-
-def _coarseness(precision: Precision) -> int:
-    if isinstance(precision, Exact):
-        return 0
-    return 16 - precision.resolution if isinstance(precision, Cell) else 20
-
-
-def _coarser(one: Precision, other: Precision) -> Precision | None:
-    """The coarser of two precisions, or None when neither contains the other."""
-    if type(one) is not type(other) and not isinstance(one, Exact) and not isinstance(other, Exact):
-        return None
-    return max(one, other, key=_coarseness)
 
 
 class Active:
@@ -149,7 +148,7 @@ class Active:
     ``allows[field_id]`` is how a field may be seen, as ``scope.access`` says it; a closed entry allows nothing.
     """
 
-    __slots__ = ("_callbacks", "allows", "block", "frame", "open", "parent", "scope")
+    __slots__ = ("_callbacks", "_handed", "allows", "block", "frame", "open", "parent", "scope")
 
     def __init__(
         self, scope: Scope, parent: Active | None, block: object = None, frame: FrameType | None = None
@@ -159,6 +158,10 @@ class Active:
         if frame is not None:
             self.allows = _NOTHING  # each time it is asked whether the generator is running
         self._callbacks: dict[Hashable, Callable[[], None]] = {}
+        self._handed: set[Active] = set()
+
+    def __reduce__(self) -> NoReturn:
+        raise _another_process()
 
     @property
     def in_force(self) -> bool:
@@ -169,12 +172,27 @@ class Active:
         """Run ``callback`` when the block ends; at most one for each ``key``."""
         self._callbacks.setdefault(key, callback)
 
+    def hand_to(self, entry: Active) -> bool:
+        """Let ``entry`` end with this one, at the latest. Return whether this one is open."""
+        self._handed.add(entry)
+        return self.open
+
+    def take_back(self, entry: Active) -> None:
+        """Forget an entry that ``hand_to`` was given."""
+        self._handed.discard(entry)
+
     def close(self) -> None:
         """End the entry and run its callbacks."""
-        self.open, self.allows, self.frame = False, _NOTHING, None
-        for callback in self._callbacks.values():
+        self._revoke()
+        for callback in list(self._callbacks.values()):
             callback()
         self._callbacks.clear()
+
+    def _revoke(self) -> None:
+        """Allow nothing any more. The callbacks wait for ``close``: other threads' entries run theirs in their own."""
+        self.open, self.allows, self.frame = False, _NOTHING, None
+        for entry in tuple(self._handed):
+            entry._revoke()
 
 
 _active: ContextVar[Active | None] = ContextVar("privkit_purpose", default=None)
@@ -237,3 +255,137 @@ def internally() -> Iterator[None]:
         yield
     finally:
         leave(entry)
+
+
+def carry(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Return ``function`` to be called elsewhere, in a thread or an executor, under the purposes in force here.
+
+    It may be called often, and by many threads at once, until the block round carry() ends. After that it raises
+    PurposeError, and a call that is still running goes on without the purpose: nothing keeps one alive. Where a
+    purpose is in force already, both have to allow a field. A coroutine function stays one.
+
+    Raises PurposeError where no purpose is in force, or on the way to another process: open the purpose there.
+    Raises MappingError for a generator function.
+    """
+    entry = active()
+    if entry is None or entry.scope.internal:
+        raise PurposeError(
+            "carry() was called where no purpose is in force.",
+            "There is nothing to hand over.",
+            'Call it inside the block:  with privacy.purpose("pickup"): pool.submit(carry(work))',
+        )
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise MappingError(
+            "carry() was given a generator function.",
+            "What it returns would wait, with the purpose or without, for whoever asks for the next value.",
+            "Carry a function that runs to its end, for example one that returns a list.",
+        )
+    carried = _Carried(entry, function)
+    if not inspect.iscoroutinefunction(function):
+        return carried
+
+    @functools.wraps(function)
+    async def call(*args: _P.args, **kwargs: _P.kwargs) -> Any:
+        with carried.handed_over():
+            return await function(*args, **kwargs)
+
+    return cast(Callable[_P, _R], call)
+
+
+class _Carried:
+    """A function with the entry that it runs under."""
+
+    __slots__ = ("_entry", "_function", "_process")
+
+    def __init__(self, entry: Active, function: Callable[..., Any]) -> None:
+        self._entry, self._function, self._process = entry, function, os.getpid()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with self.handed_over():
+            return self._function(*args, **kwargs)
+
+    def __reduce__(self) -> NoReturn:
+        raise _another_process()
+
+    @contextmanager
+    def handed_over(self) -> Iterator[None]:
+        """Work under the entry's purposes, for as long as it is open."""
+        if os.getpid() != self._process:
+            raise _another_process()
+        entry = enter(self._entry.scope)
+        try:
+            if not self._entry.hand_to(entry):
+                raise PurposeError(
+                    "A carried function was called after its block had ended.",
+                    "A purpose is in force in its own block only, and nothing keeps it alive.",
+                    "Wait for the result inside the block, or open a purpose in the function itself.",
+                    purpose=self._entry.scope.names,
+                )
+            yield
+        finally:
+            self._entry.take_back(entry)
+            leave(entry)
+
+
+def _another_process() -> PurposeError:
+    return PurposeError(
+        "A purpose cannot be carried to another process.",
+        "Its block could end here without the other side knowing.",
+        'Pass keys, and open the purpose there:  def work(key): with privacy.purpose("pickup"): ...',
+    )
+
+
+def precision_of(field: Field, value: Any) -> Precision | None:
+    """Return the lower precision that a value of ``field`` was read at, or None for one that may be the value itself.
+
+    A year and an answer carry no mark, and no field that has them holds an int or a bool.
+    """
+    if isinstance(value, Reduced):
+        return value.precision
+    kind = {int: Year, bool: Is}.get(type(value))
+    return next((each for each in field.purposes.values() if kind and isinstance(each, kind)), None)
+
+
+def refuse_reduced(field: Field, value: Any) -> None:
+    """Raise PurposeError for a value, or one of several, that was read at a lower precision and would be stored."""
+    for each in value if isinstance(value, list | tuple | set | frozenset) else (value,):
+        found = precision_of(field, each)
+        if found is not None:
+            raise _not_the_value(field, found)
+
+
+def _not_the_value(field: Field, found: Precision) -> PurposeError:
+    exact = sorted(name for name, precision in field.purposes.items() if isinstance(precision, Exact))
+    example = f"with privacy.purpose({exact[0]!r}): session.refresh(row, [{field.name!r}])" if exact else ""
+    return PurposeError(
+        f"{field} was given a value that was read at a lower precision ({in_words(found)}).",
+        "It would take the place of the exact value, which nobody could get back.",
+        f"Load it in a purpose that sees it exactly ({', '.join(exact) or 'none does'}), or leave it out.  {example}",
+        field=field.id,
+    )
+
+
+def why_not(field: Field, scope: Scope) -> str:
+    """Return why a field is not seen in a scope."""
+    if all(any(name in field.purposes for name in group) for group in scope.groups):
+        return "All of them need it, at precisions of which no value tells both: an age band and a year, for example."
+    return f"Its marker names these purposes: {', '.join(sorted(field.purposes))}."
+
+
+def how_to_open(allowed: Iterable[str]) -> str:
+    """Return what to do where a field is used and no purpose is in force."""
+    names = sorted(allowed)
+    example = names[0] if names else "..."
+    wrap = f"Wrap it:  with privacy.purpose({example!r}): ...   (allowed: {', '.join(names)})"
+    at_home = _active.get() is None and threading.current_thread() is threading.main_thread()
+    return wrap if at_home and multiprocessing.parent_process() is None else f"{wrap}\n{_ELSEWHERE}"
+
+
+_ELSEWHERE = (
+    "Threads, executors and other processes start without a purpose, and a task loses the one it began with when that "
+    "block ends.\nHand it over inside the block:  pool.submit(privkit.carry(work), key)   "
+    "Another process opens its own: pass the name."
+)
+
+# A child that multiprocessing forked inside a block never leaves it, and a pool's child serves others afterwards.
+multiprocessing.util.register_after_fork(Active, lambda _: _active.set(None))

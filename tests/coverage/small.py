@@ -40,6 +40,10 @@ recipients:
   maps_inc: {{contract: "2026-03-01", regions: [eu-west-1], purposes: [navigation], safeguards: [no-resale]}}
 """
 
+_ENFORCEMENT = {
+    "PK815": "enforcement: {default: enforce, tables: {trips: observe}}\n",
+    "PK816": "enforcement: {default: enforce, tables: {trip: observe}}\n",
+}
 _PURPOSES = {
     "PK809": '  archive: {description: "Remember", legal_basis: consent, keep: forever, because: "a museum"}',
     "PK810": '  surveys: {description: "Ask", legal_basis: consent, keep: {for: P1D, after: account_closed}}',
@@ -123,6 +127,7 @@ def privacy(folder: Path, gap: str = "", classes: Mapping[str, Any] | None = Non
         naive="" if gap == "PK806" else "naive_datetimes: UTC",
         purposes=_PURPOSES.get(gap, ""),
     )
+    text += _ENFORCEMENT.get(gap, "")
     return privacy_of(folder, text, (classes or models(gap))["Base"])
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import gc
 import hashlib
+import os
 import pickle
+import signal
 import threading
 from datetime import timedelta
 
@@ -246,3 +248,25 @@ def test_the_cache_can_be_used_from_many_threads() -> None:
 
     assert [] == wrong
     assert 10 >= len(cache)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_child_that_was_forked_while_another_thread_held_the_cache_uses_it() -> None:
+    cache, held, done = KeyCache(), threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with cache._lock:
+            held.set()
+            done.wait(10)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait(10)
+    child = os.fork()
+    if not child:
+        signal.alarm(5)
+        cache.put([SubjectKey.new()])
+        os._exit(0)
+    done.set()
+    holder.join()
+    assert 0 == os.waitpid(child, 0)[1]

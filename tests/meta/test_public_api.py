@@ -10,8 +10,9 @@ PROMISED = {
     *("AgeBand", "BirthDate", "Cell", "Delete", "Equality", "Exact", "Generalise", "Latest", "Location", "Nearby"),
     *("NotPersonal", "Personal", "Pseudonymise", "Suppress", "Year"),
     *("child_protection", "data_subject", "events", "expire_row", "not_personal", "owned_by"),
+    *("AtLeastAge", "InCountry", "Initials", "Is", "Month", "Quarter", "StandIn", "TruncatedIp"),
     *("Adopting", "AdvancedAlchemy", "FernetTokens", "Plain", "SqlalchemyUtils"),
-    *("FileKeyring", "GeoPoint", "LedgerDatabase", "LedgerFile", "Privacy"),
+    *("FileKeyring", "GeoPoint", "LedgerDatabase", "LedgerFile", "Privacy", "carry"),
 }
 
 

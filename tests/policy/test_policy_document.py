@@ -128,6 +128,17 @@ def test_a_policy_cannot_be_changed(load_text):
         policy.enforcement = "other"
 
 
+def test_enforcement_is_enforce_unless_the_file_says_otherwise(load_text):
+    assert "enforce" == load_text(SMALL).enforcement_of("riders")
+    assert "observe" == load_text(SMALL + "enforcement: observe\n").enforcement_of("riders")
+
+
+def test_a_table_may_be_enforced_otherwise_than_the_rest(load_text):
+    policy = load_text(SMALL + "enforcement: {default: enforce, tables: {legacy_notes: observe}}\n")
+    assert ("enforce", "observe") == (policy.enforcement_of("riders"), policy.enforcement_of("legacy_notes"))
+    assert policy.digest != load_text(SMALL).digest
+
+
 def test_the_repr_of_a_policy_names_the_file_and_no_content(load_text):
     assert "privacy@rides.example" not in repr(load_text(EXAMPLE))
 
@@ -233,8 +244,12 @@ def test_a_keep_that_is_not_clear_is_refused(problems_of, keep):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("enforcement: off", "enforcement is 'off'; it must be enforce."),
-        ("enforcement: enforced", "enforcement is 'enforced'; it must be enforce."),
+        ("enforcement: off", "enforcement is 'off'; it must be one of enforce, observe."),
+        ("enforcement: enforced", "enforcement is 'enforced'; it must be one of enforce, observe."),
+        ("enforcement: {tables: {notes: observe}}", "enforcement has no 'default'."),
+        ("enforcement: {default: enforce, tables: [notes]}", "enforcement.tables is a list; it must be a mapping."),
+        ("enforcement: {default: enforce, tables: {notes: on}}", "enforcement.tables.notes is 'on'; it must be one of"),
+        ("enforcement: {default: enforce, until: 2027}", "enforcement has an unknown key 'until'."),
         ("naive_datetimes: Europe/Paris", "naive_datetimes is 'Europe/Paris'; it must be UTC."),
         ("enforcment: observe", "There is an unknown key 'enforcment'."),
         ("extends: gdpr", "extends must be a list."),

@@ -18,7 +18,7 @@ from sqlalchemy import insert, select, text
 from sqlalchemy.orm import Session
 
 from privkit import FileKeyring, GeoPoint, retention
-from privkit.errors import KeyringError, PlanError
+from privkit.errors import InvalidValue, KeyringError, PlanError
 from privkit.retention import Plan, Run
 from privkit.sqlalchemy import holds, ledger
 from tests.databases import raw_rows
@@ -114,6 +114,12 @@ def test_a_second_run_of_the_same_plan_changes_nothing(service: RideService, dat
     assert again.done == 0
     assert again.ok
     assert state(database_url) == before
+
+
+@pytest.mark.parametrize("batch", [0, -1])
+def test_a_batch_without_a_row_is_refused(service: RideService, batch: int) -> None:
+    with pytest.raises(InvalidValue, match="at least one row"):
+        purge(service, plan_of(service), batch=batch)
 
 
 def test_what_falls_due_after_the_plan_is_left_for_the_next_one(service: RideService) -> None:

@@ -78,7 +78,13 @@ class Build:
 
 
 def build(
-    url: str, folder: Path, clock: Clock, adopting: Adopting | None, column: str = "email", **marker: Any
+    url: str,
+    folder: Path,
+    clock: Clock,
+    adopting: Adopting | None,
+    column: str = "email",
+    kind: Any = None,
+    **marker: Any,
 ) -> Build:
     """Make one build: ``adopting`` and ``column`` are what its developer wrote; keys are made on first use."""
 
@@ -93,7 +99,9 @@ def build(
     class Rider(Base):
         __tablename__ = "riders"
         id: Mapped[int] = mapped_column(primary_key=True)
-        email: Mapped[Annotated[str | None, Personal("user.contact.email", **given)]] = mapped_column(column)
+        email: Mapped[Annotated[str | None, Personal("user.contact.email", **given)]] = mapped_column(
+            column, *([kind] if kind is not None else [])
+        )
         closed_at: Mapped[datetime | None]
 
     (folder / "policy.yaml").write_text(POLICY, encoding="utf-8")

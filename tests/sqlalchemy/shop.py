@@ -13,6 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
+import asyncpg
 import psycopg
 from sqlalchemy import (
     JSON,
@@ -601,6 +602,37 @@ class Wire:
 
         connection.cursor_factory = Cursor
         connection.server_cursor_factory = ServerCursor
+
+    def asyncpg_class(self) -> type[asyncpg.Connection]:
+        """A connection class whose prepared statements tell this wire what they fetch."""
+        wire = self
+
+        class Fetching:
+            def __init__(self, inner: Any) -> None:
+                self.inner = inner
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self.inner, name)
+
+            async def fetch(self, *arguments: Any, **named: Any) -> Any:
+                found = await self.inner.fetch(*arguments, **named)
+                wire.note([tuple(record) for record in found])
+                return found
+
+            async def fetchrow(self, *arguments: Any, **named: Any) -> Any:
+                found = await self.inner.fetchrow(*arguments, **named)
+                wire.note(tuple(found or ()))
+                return found
+
+            async def cursor(self, *arguments: Any, **named: Any) -> Any:
+                return Fetching(await self.inner.cursor(*arguments, **named))
+
+        class Connection(asyncpg.Connection):  # type: ignore[misc]
+            async def prepare(self, query: str, **named: Any) -> Any:
+                wire.statements.append(query)
+                return Fetching(await super().prepare(query, **named))
+
+        return Connection
 
     def sent(self, result: Any) -> None:
         """Remember a whole result, whether or not anybody will fetch it."""

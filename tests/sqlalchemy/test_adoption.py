@@ -6,14 +6,31 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import event, insert, select, text, update
+from sqlalchemy import (
+    Column,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    TypeDecorator,
+    create_engine,
+    event,
+    insert,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.orm import Session
 
 from privkit import Adopting, Plain, Pseudonymise, SqlalchemyUtils
 from privkit.crypto.envelope import OVERHEAD, VERSION
 from privkit.errors import MappingError, MigrationError, PurposeError, SealedError, StatementRefused
+from privkit.sqlalchemy import pair_sql
+from tests.databases import raw_rows
 from tests.sqlalchemy.adopter import (
     PLANTED,
     UNTIL,
@@ -32,6 +49,19 @@ from tests.sqlalchemy.rides import Clock
 ROWS = 25
 EXPECTED = {number: PLANTED.format(number) for number in range(1, ROWS + 1)}
 PENDING = b"\x02"
+
+
+class Backwards(TypeDecorator[str]):
+    """A type of the application's own: what the database holds is not the value."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Any) -> str | None:
+        return None if value is None else value[::-1]
+
+    def process_result_value(self, value: str | None, dialect: Any) -> str | None:
+        return None if value is None else value[::-1]
 
 
 @pytest.fixture
@@ -215,8 +245,7 @@ def test_columns_that_differ_are_counted_and_named_and_the_old_one_wins_while_it
     (one, other) = second.stored()[:2]
     assert one is not None
     assert other is not None
-    drop = "DROP TRIGGER privkit_riders_email_sealed_pending"
-    second.raw(drop if "sqlite" in second.url else f"{drop} ON riders")
+    second.raw(pair_sql.drop_sql(sealed_column(second), second.engine.dialect)[0])
     old_build_changes(first.url, 3, "unnoticed@secret.example")
     assert not second.privacy.adoption(second.engine)[0].watched
     with pytest.raises(MigrationError, match="CREATE TRIGGER"):
@@ -238,6 +267,62 @@ def first_trigger(made: Build) -> list[str]:
         for each in adoption.migration(made.privacy.guard, made.engine, "riders.email")
         if "TRIGGER" in each.upper()
     ]
+
+
+def sealed_column(made: Build) -> Any:
+    return made.model.__table__.c.email_sealed
+
+
+def test_an_old_build_that_changes_only_the_case_is_noticed_whatever_the_collation(
+    sqlite_url: str, tmp_path: Path, clock: Clock
+) -> None:
+    kind = "VARCHAR(200) COLLATE NOCASE"
+    raw_rows(sqlite_url, f"CREATE TABLE riders (id INTEGER PRIMARY KEY, email {kind}, closed_at TIMESTAMP)")
+    old_build_adds(sqlite_url, 1, "ada@secret.example")
+    made = dual(sqlite_url, tmp_path, clock)
+    migrate(made)
+    assert made.privacy.seal(made.engine, "riders.email").ok
+    old_build_changes(sqlite_url, 1, "ADA@secret.example")
+    assert [PENDING] == made.stored()
+
+
+def test_what_another_trigger_makes_of_a_row_is_noticed(pg_url: str, tmp_path: Path, clock: Clock) -> None:
+    old_table(pg_url, 1)
+    made = dual(pg_url, tmp_path, clock)
+    migrate(made)
+    assert made.privacy.seal(made.engine, "riders.email").ok
+    body = "BEGIN IF NEW.closed_at IS NOT NULL THEN NEW.email := NULL; END IF; RETURN NEW; END"
+    made.raw(f"CREATE FUNCTION tidy() RETURNS trigger LANGUAGE plpgsql AS '{body}'")
+    made.raw("CREATE TRIGGER tidy BEFORE UPDATE ON riders FOR EACH ROW EXECUTE FUNCTION tidy()")
+    made.raw("UPDATE riders SET closed_at = '2026-01-01'")
+    assert [PENDING] == made.stored()
+
+
+def test_two_columns_whose_names_run_together_are_watched_apart(database_url: str) -> None:
+    for table, column in (("users", "address_email"), ("users_address", "email")):
+        raw_rows(database_url, f"CREATE TABLE {table} (id INTEGER PRIMARY KEY, {column} VARCHAR(99))")
+        binary = "BLOB" if "sqlite" in database_url else "BYTEA"
+        raw_rows(database_url, f"ALTER TABLE {table} ADD COLUMN {column}_sealed {binary}")
+        key, old = Column("id", Integer, primary_key=True), Column(column, String)
+        sealed_one = Column(f"{column}_sealed", LargeBinary)
+        Table(table, MetaData(), key, old, sealed_one)
+        for statement in pair_sql.create_sql(sealed_one, old, create_engine(database_url).dialect):
+            raw_rows(database_url, statement)
+        raw_rows(database_url, f"INSERT INTO {table} VALUES (1, 'a', NULL)")
+    for table, column in (("users", "address_email"), ("users_address", "email")):
+        raw_rows(database_url, f"UPDATE {table} SET {column} = 'b'")
+        ((stored,),) = raw_rows(database_url, f"SELECT {column}_sealed FROM {table}")
+        assert PENDING == bytes(stored)
+
+
+def test_what_an_old_build_writes_after_a_purge_is_sealed_and_not_lost(second: Build) -> None:
+    sign = "x'00'" if "sqlite" in second.url else r"'\x00'"
+    second.raw(f"UPDATE riders SET email = NULL, email_sealed = {sign}, email_sealed_ix = NULL WHERE id = 3")
+    second.raw("UPDATE riders SET email = NULL WHERE id = 3")
+    assert b"\x00" == second.stored()[2]
+    old_build_changes(second.url, 3, "again@secret.example")
+    assert second.privacy.seal(second.engine, "riders.email").ok
+    assert "again@secret.example" == second.emails()[3]
 
 
 def test_a_concurrent_write_wins(first: Build) -> None:
@@ -279,6 +364,25 @@ def test_finishing_empties_the_old_column_and_only_after_everything_is_sealed(
     assert [(None,)] == third.raw("SELECT DISTINCT email FROM riders")
 
 
+def test_what_an_old_build_leaves_while_the_old_column_is_emptied_stays_and_is_counted(
+    second: Build, tmp_path: Path, clock: Clock
+) -> None:
+    last = finished(second.url, tmp_path, clock)
+    dropped: list[int] = []
+
+    def other_build(connection: object, cursor: object, statement: str, *rest: object) -> None:
+        if statement.startswith("DROP TRIGGER") and not dropped:
+            dropped.append(1)
+            old_build_changes(second.url, 3, "changed@secret.example")
+            old_build_adds(second.url, 90, "late@secret.example")
+
+    event.listen(last.engine, "before_cursor_execute", other_build)
+    run = last.privacy.finish_sealing(last.engine, "riders.email")
+    assert (False, 2, ROWS - 1, [(3,), (90,)]) == (run.ok, run.waiting, run.done, run.keys)
+    left = last.raw("SELECT id, email FROM riders WHERE email IS NOT NULL ORDER BY id")
+    assert [(3, "changed@secret.example"), (90, "late@secret.example")] == left
+
+
 def test_after_the_end_the_marker_has_no_adopting_and_the_column_is_dropped(
     second: Build, tmp_path: Path, clock: Clock
 ) -> None:
@@ -308,6 +412,18 @@ def test_going_back_writes_the_old_column_from_the_sealed_one(
     assert EXPECTED | {3: "changed@secret.example", 90: "new@secret.example"} == first.emails()
     with pytest.raises(MappingError, match="read from its old column"):
         first.privacy.unseal(first.engine, "riders.email")
+
+
+def test_going_back_from_the_last_deploy_takes_away_what_it_emptied(
+    second: Build, first: Build, tmp_path: Path, clock: Clock
+) -> None:
+    last = finished(second.url, tmp_path, clock)
+    last.change(3, "changed@secret.example")
+    last.change(4, None)
+    run = last.privacy.unseal(last.engine, "riders.email")
+    assert (True, 2, ROWS) == (run.ok, run.done, run.rows)
+    assert first.emails() == EXPECTED | {3: "changed@secret.example", 4: None}
+    assert second.emails() == first.emails()
 
 
 def test_a_killed_run_is_run_again(first: Build, tmp_path: Path) -> None:
@@ -368,6 +484,8 @@ def test_what_cannot_be_adopted_is_refused_when_it_is_mapped(tmp_path: Path, clo
         build(url, tmp_path, clock, Adopting(SqlalchemyUtils(key), beside="email_sealed", phase="dual"))
     with pytest.raises(MappingError, match="in place"):
         build(url, tmp_path, clock, Adopting(SqlalchemyUtils(key)))
+    with pytest.raises(MappingError, match="cannot be read where"):
+        sealed(url, tmp_path, clock, until=UNTIL, kind=Backwards())
     with pytest.raises(MappingError, match="maps 'closed_at' already"):
         build(url, tmp_path, clock, Adopting(Plain(), beside="closed_at", phase="dual"))
 

@@ -96,3 +96,44 @@ def test_owned_rows_of_every_day_are_sealed_for_their_owners(database_url: str, 
     epochs = raw_rows(database_url, "SELECT count(DISTINCT number) FROM privkit_epoch WHERE field = 'trips.fare'")
     assert [(6,)] == epochs
     assert privacy.seal(engine, "trips.fare").ok
+
+
+class Fleet(DeclarativeBase):
+    pass
+
+
+@data_subject
+@not_personal("id", "kind", because="row id and class")
+class Person(Fleet):
+    __tablename__ = "persons"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "person"}
+
+
+@events(recorded="at")
+@not_personal("id", "at", because="row id and event time")
+class Driver(Person):
+    __tablename__ = "drivers"
+    id: Mapped[int] = mapped_column(ForeignKey("persons.id"), primary_key=True)
+    licence: Mapped[Annotated[str | None, dual("licence_sealed")]]
+    at: Mapped[datetime]
+    __mapper_args__ = {"polymorphic_identity": "driver"}
+
+
+def test_under_joined_inheritance_the_base_table_s_rows_are_given_the_keys(
+    database_url: str, tmp_path: Path, clock: Clock
+) -> None:
+    (tmp_path / "policy.yaml").write_text(POLICY, encoding="utf-8")
+    keys = FileKeyring.create(tmp_path / "keys.json")
+    privacy = Privacy(policy=tmp_path / "policy.yaml", models=Fleet, keys=keys, clock=clock)
+    engine = create_engine(database_url, poolclass=NullPool)
+    privacy.protect(engine)
+    Fleet.metadata.create_all(engine)
+    raw_rows(database_url, "INSERT INTO persons (id, kind) VALUES (1, 'driver')")
+    raw_rows(database_url, "INSERT INTO drivers (id, licence, at) VALUES (1, 'planted', '2026-01-01 12:00:00')")
+
+    run = privacy.seal(engine, "drivers.licence")
+    assert (True, 1) == (run.ok, run.done)
+    with privacy.purpose("navigation"), Session(engine) as session:
+        assert "planted" == session.get_one(Driver, 1).licence

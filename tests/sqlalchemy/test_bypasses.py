@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import ForeignKeyConstraint, create_engine, delete, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
+from sqlalchemy.sql.functions import Function
 
 from privkit import (
     Delete,
@@ -24,7 +25,7 @@ from privkit import (
     not_personal,
     owned_by,
 )
-from privkit.errors import ConsentRequired, NotProtectedError, PlanError
+from privkit.errors import ConsentRequired, LedgerError, NotProtectedError, PlanError
 from privkit.location import cell
 from privkit.retention import Plan
 from tests.databases import raw_rows
@@ -148,7 +149,7 @@ def test_text_reaches_no_whole_row_and_none_of_privkit_s_own(service: RideServic
 def test_a_whole_row_as_one_value_is_text_too(service: RideService) -> None:
     service.sign_up(rider(1))
     with service.privacy.purpose("account"), service.engine.connect() as connection, pytest.raises(PrivkitError):
-        connection.execute(select(func.row_to_json(Rider.__table__.table_valued())))
+        connection.execute(select(Function("row_to_json", Rider.__table__.table_valued())))
 
 
 def test_a_second_privacy_does_not_take_an_engine_over(service: RideService, tmp_path: Path) -> None:
@@ -213,6 +214,27 @@ def test_a_run_needs_transactions(database_url: str, tmp_path: Path) -> None:
         service.privacy.purge(autocommit, service.privacy.plan(autocommit))
     service.engine.dispose()
     autocommit.dispose()
+
+
+@pytest.mark.parametrize("driver", [False, True])
+def test_what_destroys_or_holds_needs_transactions(sqlite_url: str, tmp_path: Path, driver: bool) -> None:
+    service = ride_service(sqlite_url, tmp_path, Clock())
+    service.sign_up(rider(1))
+    ((key_id,),) = raw_rows(sqlite_url, "SELECT privkit_key FROM riders")
+    options: Any = {"connect_args": {"isolation_level": None}} if driver else {"isolation_level": "AUTOCOMMIT"}
+    loose, privacy = create_engine(sqlite_url, **options), service.privacy
+    calls: list[Callable[[], Any]] = [
+        lambda: privacy.erase(loose, key_id, by="ada"),
+        lambda: privacy.reseal(loose, subject=key_id),
+        lambda: privacy.roll_keys(loose),
+        lambda: privacy.hold(loose, reason="case", by="ada", table="riders"),
+    ]
+    for call in calls:
+        with pytest.raises(LedgerError, match="AUTOCOMMIT"):
+            call()
+    assert [(1,)] == raw_rows(sqlite_url, "SELECT count(*) FROM privkit_key WHERE wrapped IS NOT NULL")
+    service.engine.dispose()
+    loose.dispose()
 
 
 def test_rows_that_go_in_one_run_stand_in_its_plan_together(service: RideService) -> None:

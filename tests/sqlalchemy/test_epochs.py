@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from privkit import GeoPoint
 from privkit.crypto import parse
-from privkit.errors import InvalidValue, PolicyError, SealedError, ShreddedError, StatementRefused
+from privkit.errors import InvalidValue, MappingError, PolicyError, SealedError, ShreddedError, StatementRefused
 from privkit.location import cell
 from privkit.purposes import internally
 from privkit.sqlalchemy import destroy
@@ -257,6 +257,34 @@ def test_a_changed_width_destroys_nothing_too_early_and_leaves_nothing_behind(
     assert service.privacy.purge(service.engine, service.privacy.plan(service.engine)).ok
     assert {True} == {bool(gone) for *_, gone in epoch_rows(service)}
     service.engine.dispose()
+
+
+def test_an_epoch_of_another_event_is_never_over_and_nothing_is_sealed_in_it(
+    tracks: RideService, tmp_path: Path, clock: Clock
+) -> None:
+    with tracks.privacy.purpose("dispatch"), Session(tracks.engine) as session:
+        session.add(Position(carrier_id=1, spot=SPOT, recorded_at=START - 29 * DAY, noted_at=START))
+        session.commit()
+    clock.now = START + 3 * DAY
+    changed = POLICY.replace("after: recorded, epoch", "after: noted, epoch")
+    later = track_service(str_url(tracks), tmp_path, clock, changed)
+    assert later.privacy.purge(later.engine, later.privacy.plan(later.engine)).ok
+    assert [SPOT] == spots(later)
+    with pytest.raises(MappingError, match="formerly"), later.privacy.purpose("dispatch"), Session(later.engine) as new:
+        new.add(Position(carrier_id=1, spot=SPOT, noted_at=START - 29 * DAY))
+        new.commit()
+    later.engine.dispose()
+
+
+def test_a_residue_is_made_by_a_process_that_has_no_key_in_memory(tracks: RideService, clock: Clock) -> None:
+    with tracks.privacy.purpose("planning"), Session(tracks.engine) as session:
+        session.add(Position(carrier_id=1, place=PLACE, noted_at=START))
+        session.commit()
+    tracks.guard.keys.clear()
+    clock.now = START + 90 * DAY
+    assert tracks.privacy.purge(tracks.engine, tracks.privacy.plan(tracks.engine)).ok
+    assert [(str(cell(PLACE, 5)),)] == raw_rows(str_url(tracks), "SELECT place_residue FROM positions")
+    assert [True] == [bool(gone) for *_, gone in epoch_rows(tracks)]
 
 
 def test_a_residue_is_made_before_the_epoch_goes(tracks: RideService, clock: Clock) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -339,8 +340,9 @@ def test_a_key_whose_transaction_was_rolled_back_is_used_by_nobody_afterwards(
     assert 0 == orphans(service)
 
 
+@pytest.mark.parametrize("end", ["rollback", "after a savepoint", "failed commit"])
 def test_an_epoch_s_key_that_was_rolled_back_here_does_not_hide_the_one_that_another_worker_committed(
-    database_url: str, tmp_path: Path
+    database_url: str, tmp_path: Path, end: str
 ) -> None:
     clock = Clock(START)
     one, other = (track_service(database_url, tmp_path, clock) for _ in range(2))
@@ -348,10 +350,26 @@ def test_an_epoch_s_key_that_was_rolled_back_here_does_not_hide_the_one_that_ano
     def new() -> Position:
         return Position(carrier_id=1, spot=SPOT, recorded_at=START)
 
+    def lose(connection: object) -> None:
+        raise OSError
+
     with one.privacy.purpose("dispatch"), Session(one.engine) as session:
         session.add(new())
         session.flush()
-        session.rollback()
+        if end == "after a savepoint":
+            with suppress(OSError), session.begin_nested():
+                session.execute(select(Position.id))
+                raise OSError
+            session.add(new())
+            session.flush()
+        if end == "failed commit":
+            connection = session.connection()
+            connection.dialect.do_commit, do_commit = lose, connection.dialect.do_commit
+            with pytest.raises(OSError):
+                session.commit()
+            connection.dialect.do_commit = do_commit
+        else:
+            session.rollback()
     with other.privacy.purpose("dispatch"), Session(other.engine) as session:
         session.add(new())
         session.commit()

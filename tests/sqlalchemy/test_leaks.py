@@ -385,6 +385,21 @@ async def test_a_write_that_fails_on_asyncio_shows_no_value_anywhere(
     assert failure is None or {} == leaks(traces(failure))
 
 
+async def test_a_driver_s_own_log_shows_no_value(
+    office: Office, async_database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """aiosqlite logs every call with its arguments, and a root logger at DEBUG passes that on."""
+    caplog.set_level(logging.DEBUG)
+    engine = create_async_engine(async_database_url)
+    office.privacy.protect(engine)
+    with office.privacy.purpose("serve"):
+        async with engine.begin() as connection:
+            await connection.execute(insert(Patron.__table__), patron(9))
+    await engine.dispose()
+    assert "aiosqlite" not in engine.driver or "cursor" in caplog.text
+    assert {} == leaks({"log": caplog.text})
+
+
 # What an application still needs to know.
 
 

@@ -6,6 +6,7 @@ would otherwise pass, and is listed where it stands for a form that works (``REF
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from datetime import date
@@ -15,6 +16,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from sqlalchemy import (
+    Integer,
     LargeBinary,
     MetaData,
     String,
@@ -45,8 +47,10 @@ from sqlalchemy import (
     union,
     union_all,
     update,
+    values,
 )
 from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import (
     Bundle,
     Session,
@@ -64,6 +68,7 @@ from sqlalchemy.orm import (
     with_expression,
     with_polymorphic,
 )
+from sqlalchemy.pool import NullPool
 
 from privkit.errors import PrivkitError
 from privkit.sqlalchemy.visibility import live
@@ -74,6 +79,7 @@ from tests.sqlalchemy.shop import (
     Contact,
     Doctor,
     Guest,
+    Line,
     Member,
     Order,
     Parcel,
@@ -1673,3 +1679,167 @@ def test_a_statement_that_was_built_early_still_expires(sqlite_url: str, tmp_pat
     second.engine.dispose()
 
     assert [] == found or found == "refused"
+
+
+# The same forms through asyncio, watched at the drivers' own cursors.
+
+
+@pytest.fixture(scope="module")
+def asynchronous(filled: Shop) -> AsyncEngine:
+    """A second engine of the same shop, whose driver tells the same wire what it received."""
+    lite = filled.url.startswith("sqlite")
+    given = {"factory": filled.wire.sqlite_connection()} if lite else {"connection_class": filled.wire.asyncpg_class()}
+    engine = create_async_engine(filled.async_url, poolclass=NullPool, connect_args=given)
+    filled.privacy.protect(engine)
+    return engine
+
+
+@pytest.mark.parametrize(("name", "condition"), [each for each in cases(READS) if each.values[1] != "expired"])
+async def test_an_async_engine_receives_no_more(
+    shop: Shop, asynchronous: AsyncEngine, name: str, condition: str
+) -> None:
+    form, expected = READS[name]
+    with under(shop, condition):
+        async with AsyncSession(asynchronous) as session:
+            shop.wire.clear()
+            found = await session.run_sync(lambda session: outcome(lambda: form(session)))
+
+    if condition == "allowed":
+        assert ("refused" if name in REFUSED else expected) == found
+        assert shop.wire.values or found in ("refused", "raised", [])
+    else:
+        assert "planted" not in repr(found)
+        assert not shop.wire.envelopes()
+        assert not shop.wire.holds(b"planted")
+
+
+@pytest.mark.parametrize("name", sorted(FILTERS | ORDERS))
+async def test_an_async_engine_tells_no_more(shop: Shop, asynchronous: AsyncEngine, name: str) -> None:
+    form = (FILTERS | ORDERS)[name]
+    found = []
+    with under(shop, "denied"):
+        for choice in (True, False):
+            async with AsyncSession(asynchronous) as session:
+                found.append(await session.run_sync(lambda s, hit=choice: outcome(lambda: form(s, hit))))
+
+    assert "refused" in found or found[0] == found[1]
+
+
+# Cases from the field
+
+
+def denied(shop: Shop, *names: str) -> None:
+    """Every one of these forms is refused where the purpose does not need the field, or tells nothing."""
+    for name in names:
+        for hit in (True, False):
+            with under(shop, "denied"), shop.session() as session:
+                form = READS[name][0] if name in READS else None
+                found = outcome(lambda: form(session) if form else (FILTERS | ORDERS)[name](session, hit))  # noqa: B023
+                assert "refused" == found or (name in ORDERS and not hit), name
+        assert not shop.wire.holds(b"planted")
+
+
+def test_g02_refresh_and_get_neither_lose_a_row_nor_pile_up_criteria(shop: Shop) -> None:
+    with shop.privacy.purpose("care"), shop.session() as session:
+        session.add(Line(id=77, order_id=1, engraving="planted line", ended_at=CLOSED.replace(tzinfo=None)))
+        session.flush()
+        shop.wire.clear()
+        line = session.get_one(Line, 77, populate_existing=True)
+        for _ in range(3):
+            session.refresh(line)
+        for _ in range(3):
+            session.expire(line)
+            assert "planted line" == line.engraving
+        assert session.get(Line, 77) is line
+        assert (
+            line
+            is session.scalars(
+                select(Line).where(Line.id == 77).execution_options(populate_existing=True)
+            ).one_or_none()
+        )
+        sent = [each for each in shop.wire.statements if each.startswith("SELECT lines.")]
+        assert [1] * len(sent) == [each.count("1 = 1") for each in sent]
+        shop.now = KEPT_UNTIL
+        with pytest.raises(InvalidRequestError):
+            session.refresh(line)
+
+
+def test_g03_a_field_inside_any_has_or_exists_is_read(shop: Shop) -> None:
+    denied(shop, "an_any", "a_has", "an_exists", "a_subquery_in_where")
+
+
+def test_g05_unusual_forms_are_held_to_the_purpose_or_refused(shop: Shop) -> None:
+    denied(shop, "recursive_cte", "cte", "lateral")
+    with under(shop, "denied"), shop.session() as session:
+        changed = update(people).where(people.c.id == 1).values(rank=9).returning(people.c.note).cte("changed")
+        listed = values(column("id", Integer), name="listed").data([(1,), (2,)])
+        assert "refused" == outcome(lambda: session.execute(select(changed)).all())
+        assert "refused" == outcome(
+            lambda: session.execute(select(listed.c.id, Person.city).join(Person, true())).all()
+        )
+        assert not shop.wire.holds(b"planted")
+
+
+LOADS = ("joined_load", "selectin_load", "subquery_load", "immediate_load", "contained", "lazy_load")
+
+
+@pytest.mark.parametrize("name", [*LOADS, "collection_joined", "collection_selectin", "collection_subquery"])
+def test_g06_eager_loading_is_checked_like_direct_reading(shop: Shop, name: str) -> None:
+    denied(shop, name)
+
+
+def test_g14_an_expression_in_order_by_or_group_by_is_no_oracle(shop: Shop) -> None:
+    denied(
+        shop, "order_by_case", "order_by_function", "order_by_a_window", "group_by_part", "a_having", "a_live_having"
+    )
+
+
+def test_g15_a_field_cannot_be_confirmed_through_a_filter(shop: Shop) -> None:
+    denied(shop, "equal", "sealed_equal", "an_exists", "a_count", "a_join_condition", "a_case")
+    denied(shop, "where_of_an_update", "where_of_an_orm_update", "where_of_a_delete", "where_of_an_orm_delete")
+
+
+@pytest.mark.parametrize("name", ["note", "city", "alley", "burgh", "lane", "loud", "capitals", "street"])
+def test_g17_how_an_attribute_was_found_makes_no_difference(shop: Shop, name: str) -> None:
+    model: Any = Person if hasattr(Person, name) else Member
+    forms: list[Callable[[], Any]] = [
+        lambda: select(getattr(model, name)),
+        lambda: select(model.id).order_by(getattr(model, name)),
+        lambda: select(model.__table__.c[name]) if name in model.__table__.c else select(getattr(model, name)),
+        lambda: select(model.id).filter_by(**{name: "planted"}),
+    ]
+    for form in forms:
+        with under(shop, "denied"), shop.session() as session:
+            assert "refused" == outcome(lambda: session.execute(form()).all())  # noqa: B023
+    assert not shop.wire.holds(b"planted")
+
+
+def test_g20_an_object_that_is_in_the_session_shows_nothing_to_another_purpose(shop: Shop) -> None:
+    with shop.session() as session:
+        with shop.privacy.purpose("care"):
+            person = session.get_one(Person, 1)
+            assert "planted note 1" == person.note
+            kept = pickle.dumps(person)
+        with shop.privacy.purpose("survey"):
+            ways = {
+                "query": lambda: session.scalars(select(Person).where(Person.id == 1)).one(),
+                "get": lambda: session.get_one(Person, 1),
+                "identity map": lambda: next(iter(session.identity_map.values())),
+                "merge": lambda: session.merge(person, load=False),
+                "pickle": lambda: pickle.loads(kept),  # noqa: S301
+            }
+            for name, way in ways.items():
+                assert "refused" == outcome(lambda: way().note), name  # noqa: B023
+                assert "planted" not in repr(vars(way()))
+
+
+def test_g21_a_refresh_after_commit_stays_within_the_purpose(shop: Shop) -> None:
+    with shop.privacy.purpose("survey"), shop.session() as session:
+        person = session.scalars(select(Person).options(load_only(Person.rank)).where(Person.id == 1)).one()
+        session.commit()
+        shop.wire.clear()
+        assert person.rank == person.rank
+        assert "yes" == person.answer
+
+    assert not any("people.note" in each or "people.city" in each for each in shop.wire.statements)
+    assert not shop.wire.holds(b"planted")

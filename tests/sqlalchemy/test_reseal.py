@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from pathlib import Path
+from threading import Event, Thread
 from typing import Annotated, Any
 
 import pytest
@@ -9,7 +10,7 @@ from sqlalchemy import Engine, ForeignKey, create_engine, event, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from privkit import Equality, FileKeyring, Personal, Privacy, data_subject, events, not_personal, owned_by
-from privkit.errors import KeyringError, MappingError, PolicyError, SealedError
+from privkit.errors import InvalidValue, KeyringError, MappingError, PolicyError, SealedError
 from privkit.sqlalchemy import ledger
 from tests.databases import raw_rows
 from tests.sqlalchemy.rides import Rider, RideService, Trip, rider
@@ -412,3 +413,42 @@ def test_epochs_of_a_former_field_id_open_until_all_is_resealed_and_are_then_des
     living = "SELECT field, wrapped IS NOT NULL FROM privkit_epoch ORDER BY field, number"
     expected = [("notes.text", False)] * 2 + [("remarks.text", True)] * 2
     assert expected == [(field, bool(lives)) for field, lives in raw_rows(service.url, living)]
+
+
+def test_what_an_older_build_writes_while_its_epochs_end_is_resealed_first(pg_url: str, tmp_path: Path) -> None:
+    before = Build(pg_url, tmp_path, policy=DIVIDED)
+
+    def note(text: str) -> Any:
+        return before.Note(driver_id=1, text=text, noted_at=datetime(2025, 12, 30))
+
+    with before.privacy.purpose("duty", "logs"), Session(before.engine) as session:
+        session.add(before.Driver(id=1, name="Ada"))
+        session.flush()
+        session.add(note("one"))
+        session.commit()
+    after = Build(pg_url, tmp_path, policy=DIVIDED, note={"id": "remarks.text", "formerly": "notes.text"})
+    looked = Event()
+    with before.privacy.purpose("duty", "logs"), Session(before.engine) as session:
+        session.add(note("two"))
+        session.flush()
+        event.listen(after.engine, "commit", lambda *_: looked.set())
+        run = Thread(target=lambda: after.privacy.reseal(after.engine, fields=["notes.text"]))
+        run.start()
+        assert looked.wait(10)
+        run.join(0.5)
+        session.commit()
+    run.join()
+    assert ["one", "two"] == sorted(after.texts())
+    assert [("notes.text",)] == raw_rows(pg_url, "SELECT field FROM privkit_epoch WHERE wrapped IS NULL")
+    before.engine.dispose()
+    after.engine.dispose()
+
+
+@pytest.mark.parametrize("batch", [0, -1])
+def test_a_batch_without_a_row_is_refused_and_does_not_pass_for_done(build: Any, batch: int) -> None:
+    service = build()
+    service.fill()
+    with pytest.raises(InvalidValue, match="at least one row"):
+        service.privacy.reseal(service.engine, batch=batch)
+    with pytest.raises(InvalidValue, match="at least one row"):
+        service.privacy.rotate_keys(service.engine, batch=batch)

@@ -224,6 +224,20 @@ def test_what_was_destroyed_while_a_roll_stood_still_is_final_after_the_next_one
         service.guard.keyring.unwrap(key_id, under_two)
 
 
+def test_what_was_destroyed_under_a_clock_that_had_jumped_back_is_final_after_the_next_roll(
+    service: RideService, clock: Clock
+) -> None:
+    service.sign_up(rider(1), rider(2))
+    service.privacy.rotate_keys(service.engine)
+    key_id, under_two = wrapped_key(service, 1)
+    clock.now -= timedelta(hours=1)
+    erase(service, 1)
+    clock.now += timedelta(hours=2)
+    assert (1, 2) == service.privacy.roll_keys(service.engine).destroyed
+    with pytest.raises(KeyringError):
+        service.guard.keyring.unwrap(key_id, under_two)
+
+
 def test_a_killed_process_is_gone_on_with(database_url: str, tmp_path: Path) -> None:
     service = ride_service(database_url, tmp_path, Clock())
     service.sign_up(*(rider(number) for number in range(1, 31)))

@@ -534,7 +534,7 @@ def test_a26_rows_of_one_batch_come_back_to_their_own_objects(rows: int, databas
             session.add_all(things)
             session.flush()
             taken = {thing.id: number for number, thing in enumerate(things)}
-            assert rows == len({thing.made for thing in things}) * rows
+            assert {datetime} == {type(thing.made) for thing in things}
             session.commit()
             returned = session.execute(
                 insert(Thing).returning(Thing.id, Thing.number, Thing.email, sort_by_parameter_order=True),

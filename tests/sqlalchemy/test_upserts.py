@@ -7,7 +7,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-from sqlalchemy import Engine, ForeignKey, Index, UniqueConstraint, bindparam, create_engine, event, func, select, text
+from sqlalchemy import (
+    Engine,
+    ForeignKey,
+    Index,
+    UniqueConstraint,
+    bindparam,
+    create_engine,
+    event,
+    func,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
@@ -508,11 +520,11 @@ def test_a_savepoint_that_is_rolled_back_leaves_no_key_that_an_upsert_would_use(
 class Overtaken:
     """Another connection that commits a row of its own when a first one has looked, and before it writes."""
 
-    def __init__(self, bank: Bank, write: Any) -> None:
+    def __init__(self, bank: Bank, write: Any, verb: str = "INSERT INTO") -> None:
         self.engine, self.done = bank.connected(), False
 
         def before_cursor_execute(connection: Any, cursor: Any, sql: str, *rest: Any) -> None:
-            if sql.startswith(("INSERT INTO accounts", "INSERT INTO letters")) and not self.done:
+            if sql.startswith((f"{verb} accounts", f"{verb} letters")) and not self.done:
                 self.done = True
                 with Session(self.engine) as session:
                     write(session)
@@ -557,6 +569,35 @@ def test_an_owned_row_that_another_connection_adds_in_between_is_left_alone_too(
     other.engine.dispose()
 
     assert [(1, 2, "s", "planted first")] == read_letters(pg_bank)
+
+
+def test_an_update_passes_by_a_row_that_another_connection_gave_away_in_between(pg_bank: Bank) -> None:
+    def give_away(own: Session) -> None:
+        letter = own.get_one(Letter, 1)
+        letter.account_id, letter.subject, letter.body = 2, "their subject", "their body"
+
+    with pg_bank.privacy.purpose("care"), Session(pg_bank.engine) as session:
+        session.add_all([Account(id=1), Account(id=2), Letter(id=1, account_id=1, subject="s", body="b")])
+        session.commit()
+        other = Overtaken(pg_bank, give_away, "UPDATE")
+        done: Any = session.execute(update(Letter).where(Letter.id == 1).values(body="planted mine"))
+        assert 0 == done.rowcount
+        session.commit()
+    other.engine.dispose()
+
+    assert [(1, 2, "their subject", "their body")] == read_letters(pg_bank)
+
+
+def test_an_update_passes_by_a_row_that_another_connection_makes_match_in_between(pg_bank: Bank) -> None:
+    with pg_bank.privacy.purpose("care"), Session(pg_bank.engine) as session:
+        session.add_all([Account(id=1, visits=1, note="planted 1"), Account(id=2, note="planted 2")])
+        session.commit()
+        other = Overtaken(pg_bank, lambda own: own.execute(update(accounts).values(visits=1)), "UPDATE")
+        session.execute(update(Account).where(Account.visits == 1).values(note="planted new"))
+        session.commit()
+    other.engine.dispose()
+
+    assert {1: "planted new", 2: "planted 2"} == notes(pg_bank)
 
 
 def test_two_writers_upsert_the_same_rows_until_both_are_done(bank: Bank) -> None:

@@ -566,6 +566,18 @@ def update_by_cte(_: Shop, session: Session) -> None:
 
 
 @refuses
+def core_update_of_an_alias(_: Shop, session: Session) -> None:
+    _existing(session)
+    session.connection().execute(update(people.alias("other")).values(city=PLAIN["city"]))
+
+
+@refuses
+def key_set_through_an_alias(_: Shop, session: Session) -> None:
+    _existing(session)
+    session.connection().execute(update(people.alias("other")).values(privkit_key=b"0" * 16))
+
+
+@refuses
 def update_as_text(_: Shop, session: Session) -> None:
     _existing(session)
     session.execute(text("UPDATE people SET note = :note WHERE id = 7"), {"note": TEXT})

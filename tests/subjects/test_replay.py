@@ -95,6 +95,22 @@ def test_who_got_a_fresh_key_since_the_backup_lives_on_in_it_and_can_be_erased_u
     again.engine.dispose()
 
 
+def test_key_tables_that_were_restored_without_the_ledger_are_caught_up_too(place: Clinic, database_url: str) -> None:
+    place.admit(patient(1), patient(2))
+    copied = ("privkit_key", "patients", "visits", "letters")
+    for table in copied:
+        raw_rows(database_url, f"CREATE TABLE old_{table} AS SELECT * FROM {table}")
+    place.privacy.erase(place.engine, place.key_of(1), by=BY)
+    for table in reversed(copied):
+        raw_rows(database_url, f"DELETE FROM {table}")
+    for table in copied:
+        raw_rows(database_url, f"INSERT INTO {table} SELECT * FROM old_{table}")
+    done = place.privacy.replay(place.engine)
+    assert (True, 0, 0) == (done.ok, done.left, done.lines)
+    assert [(2,)] == raw_rows(database_url, "SELECT id FROM patients")
+    assert [(1,)] == raw_rows(database_url, "SELECT count(*) FROM privkit_key WHERE wrapped IS NULL")
+
+
 def test_before_the_replay_nothing_unsealed_of_the_erased_is_readable(
     place: Clinic, database_url: str, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ from privkit.coverage import Finding
 from privkit.privacy import Privacy
 from privkit.retention import Plan, Run, Step
 from privkit.sqlalchemy.adoption import Adoption
+from privkit.sqlalchemy.observations import COMPLIANT, Observation
 from privkit.sqlalchemy.reseal import Resealed
 from privkit.sqlalchemy.rewrap import KeyCounts
 from privkit.sqlalchemy.scan import Found
@@ -64,9 +65,7 @@ def envelopes_view(title: str, found: Iterable[Found]) -> Table:
     table = _table(title, "envelopes", "living key", "destroyed", "unknown")
     for each in found:
         name = each.column if each.declared else f"{each.column} (not declared as sealed)"
-        table.add_row(
-            name, *(f"{number:,}" for number in (each.envelopes, each.living, each.destroyed, each.unknown))
-        )
+        table.add_row(name, *(f"{number:,}" for number in (each.envelopes, each.living, each.destroyed, each.unknown)))
     return table
 
 
@@ -89,6 +88,19 @@ def adoption_view(states: Iterable[Adoption]) -> Group:
         if not each.watched:
             notes.append(f"{each.field}: its trigger is not in the database: privkit seal {each.field} --sql")
     return Group(table, *notes)
+
+
+def observed_view(found: Iterable[Observation]) -> Group:
+    """Lay out what was counted, the most frequent first, and how much was compliant."""
+    table, compliant = _table("Observed", "count", "last"), 0
+    for each in sorted(found, key=lambda each: -each.count):
+        if each.outcome == COMPLIANT:
+            compliant += each.count
+            continue
+        purpose = f"for {each.purpose}" if each.purpose else "without a purpose"
+        at = f" at {each.place}" if each.place else ""
+        table.add_row(f"{each.outcome}: {each.field} {purpose}{at}", f"{each.count:,}", each.last.isoformat())
+    return Group(table, f"compliant: {compliant:,} (counted where the policy observes)")
 
 
 def _table(title: str, *numbers: str) -> Table:

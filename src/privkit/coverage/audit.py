@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, Engine
 
-from privkit.coverage import checks, live_checks
+from privkit.coverage import checks, enforcement, live_checks
 from privkit.coverage.findings import Finding, worst_first
 from privkit.coverage.live import Scan, scan
 from privkit.sqlalchemy.guard import Guard
@@ -21,6 +21,7 @@ def check(guard: Guard, engine: Engine | Connection | None = None) -> list[Findi
 def found_in(guard: Guard, seen: Scan | None) -> list[Finding]:
     """Return the findings, with those of a scan that was already made."""
     found = [finding for each in checks.CHECKS for finding in each(guard)]
+    found += enforcement.found_in(guard, seen)
     if seen is not None:
         found += [finding for each in live_checks.CHECKS for finding in each(seen)]
     return worst_first(found)

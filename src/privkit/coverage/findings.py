@@ -118,6 +118,14 @@ SOFT_REFERENCE = Kind(
     "PK814", Severity.MEDIUM, "reference without a foreign key",
     "It probably names a data subject, and an erasure cannot follow it.",
 )  # fmt: skip
+OBSERVED_TABLE = Kind(
+    "PK815", Severity.MEDIUM, "table in observe",
+    "What no purpose allows is counted there, and goes through.",
+)  # fmt: skip
+UNKNOWN_ENFORCED_TABLE = Kind(
+    "PK816", Severity.HIGH, "enforcement of a table that is not there",
+    "What was meant for a table of another name is not in force for it.",
+)  # fmt: skip
 UNKNOWN_TABLE = Kind(
     "PK821", Severity.HIGH, "table that the models do not know",
     "No rule reaches it. Its model may simply not be imported.", live=True,
@@ -166,6 +174,10 @@ GUESSABLE_INDEX = Kind(
 NARROW_COLUMN = Kind(
     "PK830", Severity.HIGH, "sealed column that is too narrow",
     "An envelope is longer than its value; one that is cut off never opens again.", live=True,
+)  # fmt: skip
+UNCHECKED_TEXT = Kind(
+    "PK832", Severity.MEDIUM, "SQL text that ran unchecked",
+    "What it read and stored was held to no rule but its purpose; the ledger has a line for each statement.", live=True,
 )  # fmt: skip
 
 KINDS = MappingProxyType({kind.code: kind for kind in list(globals().values()) if isinstance(kind, Kind)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -35,11 +36,13 @@ from privkit.coverage.live_search import Histogram, histogram
 from privkit.coverage.owners import steps
 from privkit.crypto import DESTROYED, OVERHEAD
 from privkit.crypto.envelope import VERSION
-from privkit.sqlalchemy import ownership
+from privkit.sqlalchemy import observations, ownership
 from privkit.sqlalchemy.events import stored
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.index import SearchIndex
 from privkit.sqlalchemy.mapping import KEY_COLUMN
+from privkit.sqlalchemy.observations import Observation
+from privkit.sqlalchemy.tables import LEDGER, OBSERVATION
 from privkit.sqlalchemy.types import Guarded, plain_type
 
 TOLERANCE = timedelta(minutes=5)
@@ -90,6 +93,11 @@ class Scan:
     stored: dict[Column[Any], Stored] = field(default_factory=dict)
     future: dict[Column[Any], int] = field(default_factory=dict)
     searched: dict[Column[Any], Histogram] = field(default_factory=dict)
+    unchecked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    """When SQL text ran unchecked, and the bodies of the ledger's lines about it."""
+
+    observed: list[Observation] = field(default_factory=list)
+    """What all processes have counted of allowed and other uses."""
 
     def has(self, column: Column[Any]) -> bool:
         """Whether the database has this column of the models."""
@@ -113,7 +121,18 @@ def scan(guard: Guard, bind: Engine | Connection) -> Scan:
             _count_hashes(connection, each.table, found)
         for _, _, column in inventory.event_columns(guard):
             _count_future(guard, connection, column, found)
+        _read_unchecked(connection, found)
+        if any(name == OBSERVATION for _, name in found.columns):
+            found.observed = observations.read(connection, guard)
         return found
+
+
+def _read_unchecked(connection: Connection, found: Scan) -> None:
+    tables = (metadata.tables.get(LEDGER) for metadata in inventory.metadatas(found.guard))
+    ledger = next((table for table in tables if table is not None and place(table) in found.columns), None)
+    if ledger is not None:
+        query = select(ledger.c.at, ledger.c.body).where(ledger.c.kind == "unchecked").order_by(ledger.c.seq)
+        found.unchecked = [(at, json.loads(body)) for at, body in connection.execute(query)]
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -223,6 +224,21 @@ def unknown_views(scan: Scan) -> Iterator[Finding]:
         )
 
 
+def unchecked_text(scan: Scan) -> Iterator[Finding]:
+    """SQL text that ran without a check, since when and why."""
+    reasons = Counter(body["reason"] for _, body in scan.unchecked)
+    if not reasons:
+        return
+    blocks = len({body["block"] for _, body in scan.unchecked})
+    since, statements = scan.unchecked[0][0][:10], counted(len(scan.unchecked), "statement")
+    said = "; ".join(f"{reason!r} ({count})" for reason, count in reasons.most_common(5))
+    yield kinds.UNCHECKED_TEXT.at(
+        "privkit_ledger",
+        f"{counted(blocks, 'block')} let {statements} run unchecked since {since}: {said}.",
+        "Write them with select(), insert() or update() on the models, or see that each reason still holds.",
+    )
+
+
 CHECKS: tuple[Callable[[Scan], Iterator[Finding]], ...] = (
     unknown_tables,
     unknown_columns,
@@ -236,5 +252,6 @@ CHECKS: tuple[Callable[[Scan], Iterator[Finding]], ...] = (
     guessable_indexes,
     future_events,
     unknown_views,
+    unchecked_text,
 )
 """All checks of a database."""

@@ -13,9 +13,10 @@ from privkit.coverage import findings as kinds
 from privkit.coverage.findings import Finding, Kind
 from privkit.coverage.inventory import Decision, all_entries, covered, personal
 from privkit.coverage.live import Scan
-from privkit.deidentify import label
-from privkit.markers import Location
+from privkit.deidentify import in_words, label
+from privkit.markers import Initials, Location, StandIn
 from privkit.sqlalchemy.guard import Guard
+from privkit.sqlalchemy.observations import REFUSED
 
 _NOT_YET = "not yet covered by privkit: "
 
@@ -70,7 +71,13 @@ def _needed(case: _Case) -> _Parts:
         kinds.UNKNOWN_TABLE,
         kinds.UNKNOWN_COLUMN,
         kinds.UNUSED_PURPOSE,
+        kinds.OBSERVED_TABLE,
+        kinds.UNKNOWN_ENFORCED_TABLE,
     )
+    refused = [each for each in case.scan.observed if each.outcome == REFUSED] if case.scan else []
+    if refused:
+        times, since = sum(each.count for each in refused), min(each.first for each in refused)
+        evidence.append(f"{times} uses that no purpose allows were refused since {since}: privkit observed lists them.")
     return evidence if count else [], case.gaps(*wanted)
 
 
@@ -146,12 +153,15 @@ def _recipients(case: _Case) -> _Parts:
 
 
 def _names(case: _Case) -> _Parts:
-    evidence = []
+    evidence, gaps = [], []
     for entry, rule in personal(case.guard):
         if rule.field.marker.category.startswith("user.name"):
             needed = "may be left empty" if entry.column.nullable else "has to be given"
             evidence.append(f"{entry.where} {needed}; it ends {label(rule.field.marker.then)}")
-    return evidence or ["no field is a name"], [f"{_NOT_YET}whether the service lets its people go by another name"]
+            other = [term for term in rule.terms if isinstance(term.precision, StandIn | Initials)]
+            evidence += [f"{entry.where}: {term.purpose.name} sees {in_words(term.precision)} only" for term in other]
+            gaps += [] if other else [f"{entry.where} is shown as it is, or not at all: no purpose sees a StandIn"]
+    return evidence or ["no field is a name"], gaps
 
 
 def _governments(case: _Case) -> _Parts:

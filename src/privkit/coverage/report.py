@@ -23,8 +23,7 @@ from privkit.coverage.live_search import Histogram
 from privkit.coverage.owners import Owner, owner_of
 from privkit.coverage.proof import Evidence
 from privkit.coverage.questions import Answer
-from privkit.deidentify import label
-from privkit.markers import AgeBand, Cell, Exact, Precision, Year
+from privkit.deidentify import in_words, label
 from privkit.policy import Keep
 from privkit.policy.resolve import FieldRule
 from privkit.sqlalchemy.guard import Guard, Protected
@@ -196,7 +195,7 @@ def _uses(rule: FieldRule) -> list[Use]:
             purpose=term.purpose.name,
             legal_basis=term.purpose.legal_basis,
             keep=keep_in_words(term.purpose.keep),
-            precision=precision_in_words(term.precision),
+            precision=in_words(term.precision),
             prohibited=term.purpose.prohibited,
         )
         for term in rule.terms
@@ -206,19 +205,6 @@ def _uses(rule: FieldRule) -> list[Use]:
 def keep_in_words(keep: Keep | None) -> str:
     """Return a keep as ``P1D after account_closed``."""
     return "for ever" if keep is None else f"{keep.period} after {keep.after}"
-
-
-def precision_in_words(precision: Precision) -> str:
-    """Return a precision as a reader who writes no code would say it."""
-    match precision:
-        case Exact():
-            return "exact"
-        case Cell(resolution):
-            return f"H3 cell {resolution}"
-        case Year():
-            return "year"
-        case AgeBand():
-            return "age band"
 
 
 def _words(search: object) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from datetime import timedelta
 from functools import lru_cache
 from hashlib import sha256
-from os import urandom
 from threading import RLock
 from typing import Any, NamedTuple
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 from privkit import clock
 from privkit.crypto.aead import KEY_SIZE, KeyMaterial, require_key
@@ -77,7 +77,7 @@ class SubjectKey(KeyMaterial):
     @classmethod
     def new(cls) -> SubjectKey:
         """Draw a key at random."""
-        return cls(urandom(KEY_SIZE))
+        return cls(os.urandom(KEY_SIZE))
 
     def value_key(self, field_id: str, epoch: int = 0, epoch_secret: bytes = b"") -> ValueKey:
         """Return the key of one field in one epoch; without one it is derived on first use and kept.
@@ -89,6 +89,10 @@ class SubjectKey(KeyMaterial):
             found = self._fields.get(field_id)
             return found or self._fields.setdefault(field_id, self._derive(field_id))
         return self._derive_in_epoch(field_id, epoch, epoch_secret)
+
+    def seed(self, use: str, name: str) -> bytes:
+        """Return 32 bytes that only this key gives, for something that is to end with it and is no sealed value."""
+        return derive(self.secret, info=f"privkit {use} v1\0{name}".encode())
 
     def _derive(self, field_id: str) -> ValueKey:
         if self._extracted is None:
@@ -134,7 +138,7 @@ class KeyCache(KeyMaterial):
     """
 
     __slots__ = (
-        *("_by_field", "_epochs", "_in_epochs", "_live", "_lock", "_max_size", "_monotonic"),
+        *("__weakref__", "_by_field", "_epochs", "_in_epochs", "_live", "_lock", "_max_size", "_monotonic"),
         *("_pinned", "_pinned_epochs", "_until", "max_age"),
     )
 
@@ -152,6 +156,11 @@ class KeyCache(KeyMaterial):
         self._epochs: OrderedDict[Epoch, tuple[SubjectKey, float]] = OrderedDict()
         self._pinned_epochs: WeakValueDictionary[Epoch, SubjectKey] = WeakValueDictionary()
         self._in_epochs: dict[bytes, set[tuple[str, bytes]]] = {}
+        self.after_fork()
+        _ALIVE.add(self)
+
+    def after_fork(self) -> None:
+        """Forget the lock: in the child of a fork nobody releases it for a thread that held it."""
         self._lock = RLock()
 
     @property
@@ -200,6 +209,8 @@ class KeyCache(KeyMaterial):
         self.drop_expired()
         with self._lock:
             self._drop_epoch(epoch)
+            held = self._pinned_epochs.get(epoch)
+            key = held if held is not None and held.id == key.id else key  # as for subject keys
             self._epochs[epoch] = key, self._monotonic() + self.max_age.total_seconds()
             self._pinned_epochs[epoch] = key
             while len(self._epochs) > self._max_size:
@@ -210,6 +221,11 @@ class KeyCache(KeyMaterial):
         with self._lock:
             self._drop_epoch(epoch)
             self._pinned_epochs.pop(epoch, None)
+
+    def read_epoch_again(self, epoch: Epoch) -> None:
+        """Drop the key of an epoch, which may not be the one that is stored; whoever holds it may still use it."""
+        with self._lock:
+            self._drop_epoch(epoch)
 
     def _drop_epoch(self, epoch: Epoch) -> None:
         if self._epochs.pop(epoch, None) is not None:
@@ -290,3 +306,15 @@ class KeyCache(KeyMaterial):
 
     def __len__(self) -> int:
         return len(self._until)
+
+
+_ALIVE: WeakSet[KeyCache] = WeakSet()
+
+
+def _after_fork() -> None:
+    for cache in list(_ALIVE):
+        cache.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

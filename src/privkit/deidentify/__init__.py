@@ -1,7 +1,20 @@
 """What a value becomes when it may no longer be seen whole: a coarser value, a keyed token, or nothing."""
 
-from privkit.deidentify.precision import reduce
+from privkit.deidentify.order import coarser, finest, in_words
+from privkit.deidentify.precision import Reduced, reduce
 from privkit.deidentify.pseudonyms import token
+from privkit.deidentify.stand_ins import stand_in
 from privkit.deidentify.techniques import label, leaves_residue, residue
 
-__all__ = ["label", "leaves_residue", "reduce", "residue", "token"]
+__all__ = [
+    "Reduced",
+    "coarser",
+    "finest",
+    "in_words",
+    "label",
+    "leaves_residue",
+    "reduce",
+    "residue",
+    "stand_in",
+    "token",
+]

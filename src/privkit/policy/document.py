@@ -52,7 +52,7 @@ def _read(path: Path, node: Node, folder: Path, problems: list[Problem]) -> Poli
     used = _packs(found, own, folder)
     rules = merge((*used.layers.values(), own))
     purposes, recipients, controller = _purposes(found), _recipients(found), _controller(found)
-    enforcement = found.choice("enforcement", ENFORCEMENT) or "enforce"
+    enforcement, enforced_otherwise = _enforcement(found)
     naive_datetimes = found.choice("naive_datetimes", ("UTC",))
     keys = found.table("keys", {"roll": "P90D"})
     key_roll = keys.period("roll") if keys is not None else None
@@ -75,7 +75,21 @@ def _read(path: Path, node: Node, folder: Path, problems: list[Problem]) -> Poli
         naive_datetimes=naive_datetimes,
         packs=tuple(used.dates.items()),
         key_roll=key_roll,
+        enforced_otherwise=enforced_otherwise,
     )
+
+
+def _enforcement(found: Section) -> tuple[str, dict[str, str]]:
+    """Read ``enforce``, ``observe``, or ``{default: enforce, tables: {notes: observe}}``."""
+    if not isinstance(found.nodes.get("enforcement"), Table):
+        return found.choice("enforcement", ENFORCEMENT) or ENFORCEMENT[0], {}
+    section = found.table("enforcement", {"default": ENFORCEMENT[0]}, ("tables",))
+    assert section is not None
+    default, tables = section.choice("default", ENFORCEMENT), {}
+    for name, node in section.named("tables"):
+        each = Section(found.reading, ("enforcement", "tables"), node.line, {name: node})
+        tables[name] = each.choice(name, ENFORCEMENT) or ENFORCEMENT[0]
+    return default or ENFORCEMENT[0], tables
 
 
 def _packs(found: Section, own: Layer, folder: Path) -> Packs:

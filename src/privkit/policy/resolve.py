@@ -6,30 +6,26 @@ import inspect
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import date
-from typing import Any, get_args
+from typing import Any
 
 from privkit.catalog import Field, Model
 from privkit.markers import (
-    AgeBand,
     BirthDate,
-    Cell,
     Delete,
-    Exact,
     Generalise,
+    Is,
     Latest,
     Location,
     Nearby,
     Precision,
-    Year,
 )
 from privkit.policy.epochs import Epochs, divided
+from privkit.policy.precisions import misfits, place_like
 from privkit.policy.problems import Problem, counted, nearest, paste, quoted, refusal
 from privkit.policy.rules import Duty, Keep, Policy, Purpose
 
 _NEW_PURPOSE = '{description: "...", legal_basis: contract, keep: {for: P30D, after: account_closed}}'
 _NEW_DUTY = '{citation: "...", keep: {for: P7Y, after: account_closed}}'
-_NEVER_A_PLACE = (str, int, float, bool, date)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +108,14 @@ class _Run:
         for user, keep in keeps:
             if self.stored and keep is not None:
                 counted.setdefault(keep.after, []).append(f"{item.name} for {user}")
-        for misfit, fix in _misfits(item):
-            self.report(model, f"{name}: {misfit}", fix)
         self._periods(model, name, terms)
         rule = self.policy.category(item.marker.category)
         if item.marker.seal is False and rule is not None and rule.seal:
             message = f"{name} says seal=False, but {rule.where} requires {rule.key} to be sealed."
             self.report(model, message, "seal=None")
         sealed, sensitive = self._sealed(item), self.policy.sensitive(item.marker.category)
+        for misfit, fix in _misfits(item, sealed and not _dual(item)):
+            self.report(model, f"{name}: {misfit}", fix)
         adopting = item.marker.adopting
         if adopting is not None and not sealed:
             self.report(model, f"{name} says adopting=..., and nothing says that it is to be sealed.", "seal=True")
@@ -200,50 +196,23 @@ class _Run:
         self.report(model, message, fix, nearest(event, model.events))
 
 
-def _misfits(item: Field) -> Iterator[tuple[str, str]]:
+def _misfits(item: Field, sealed: bool) -> Iterator[tuple[str, str]]:
     """Say what its marker asks of a value that a value of its type cannot give, each with a fix."""
     marker = item.marker
     wanted = [(f"precision for {quoted(name)}", precision) for name, precision in item.purposes.items()]
     if isinstance(marker.then, Generalise):
         wanted.append(("residue", marker.then.to))
     for use, precision in wanted:
-        if not isinstance(precision, Exact | Cell | Year | AgeBand):
-            yield f"the {use} is not a precision.", "Exact()"
-        elif isinstance(precision, Cell) and not _place_like(item):
-            yield f"the {use} is a Cell, which only a location has.", "Exact()"
-        elif isinstance(precision, Year | AgeBand) and not _date_like(item):
-            yield f"the {use} is {type(precision).__name__}, which only a date has.", "Exact()"
-        if isinstance(precision, Cell) and not 0 <= precision.resolution <= 15:
-            yield f"the {use} is a Cell whose resolution is not 0 to 15.", "Cell(7)"
+        yield from ((f"the {use} {misfit}", fix) for misfit, fix in misfits(item, precision, sealed=sealed))
+    if len({precision for precision in item.purposes.values() if isinstance(precision, Is)}) > 1:
+        yield "two of its purposes ask different questions, and an answer does not say which.", "AgeBand((16, 18))"
     if isinstance(marker.then, Delete):
         yield "Delete() is for a whole row.", "@expire_row(Delete())"
     if isinstance(marker.search, Nearby):
-        if not _place_like(item):
+        if not place_like(item):
             yield "search=Nearby(...) is only for a location.", "search=Equality()"
         if not 0 <= marker.search.resolution <= 15:
             yield "search=Nearby(...) has a resolution that is not 0 to 15.", "search=Nearby(8)"
-
-
-def _place_like(item: Field) -> bool:
-    kind = _element(item)
-    if kind is None:
-        return isinstance(item.marker, Location)
-    if kind.__name__ == "GeoPoint":
-        return True
-    return isinstance(item.marker, Location) and not issubclass(kind, _NEVER_A_PLACE)
-
-
-def _date_like(item: Field) -> bool:
-    kind = _element(item)
-    return isinstance(item.marker, BirthDate) if kind is None else issubclass(kind, date)
-
-
-def _element(item: Field) -> type | None:
-    """The type of the value, or of each of many; None where it is not known."""
-    kind = item.python_type
-    if item.many and get_args(kind):
-        kind = get_args(kind)[0]
-    return kind if isinstance(kind, type) and kind is not object else None
 
 
 def _home(cls: type, owner: str) -> type:

@@ -24,9 +24,11 @@ LEGAL_BASES = (
 """The six bases of GDPR Art. 6(1), in its order."""
 
 CHILDREN = ("allowed", "consent", "never")
-ENFORCEMENT = ("enforce",)
-SHORTEST_EPOCH = timedelta(hours=1)
-"""Narrower buckets than this would need a key for nearly every value."""
+ENFORCEMENT = ("enforce", "observe")
+"""What becomes of a use that a purpose does not allow: it is refused, or let through and counted."""
+
+EPOCH_STEP = timedelta(hours=1)
+"""An epoch is a multiple of this wide: narrower ones would need a key for nearly every value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,8 @@ class Policy:
     ``digest`` is the SHA-256 of the resolved rules, in hexadecimal: comments and layout do not change it.
     ``packs`` are the rule packs used, each with the day its facts were gathered. ``finite_child_periods``:
     a purpose that may touch a child's data needs a period that ends. ``key_roll``: how often ``privkit keys roll``
-    is to run, which makes destroyed keys final; None: nobody said.
+    is to run, which makes destroyed keys final; None: nobody said. ``enforced_otherwise``: the tables that are not
+    as ``enforcement`` says, each with what holds for it.
     """
 
     path: str
@@ -143,6 +146,7 @@ class Policy:
     naive_datetimes: str | None
     packs: tuple[tuple[str, date], ...]
     key_roll: Period | None = None
+    enforced_otherwise: Mapping[str, str] = field(default_factory=dict)
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -170,6 +174,10 @@ class Policy:
         what = f"There is no purpose {quoted(name)} in {self.path}."
         why = "Nothing may be read or written for a purpose that nobody declared."
         raise refusal(what, why, [problem], nearest=problem.nearest)
+
+    def enforcement_of(self, table: str) -> str:
+        """Return ``enforce`` or ``observe``: what holds for a table."""
+        return self.enforced_otherwise.get(table, self.enforcement)
 
     def category(self, key: str) -> Category | None:
         """Return the rule of the longest prefix of ``key`` that has one; it holds what shorter ones add to it."""

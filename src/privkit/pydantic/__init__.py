@@ -7,7 +7,9 @@ with privacy.purpose("account"):
     rider = RiderIn.model_validate(form)
 """
 
+from privkit.pydantic.documents import Document, DocumentKeys
+from privkit.pydantic.gates import handed_out
 from privkit.pydantic.model import PersonalModel, check
-from privkit.pydantic.redaction import redacted
+from privkit.pydantic.redaction import redacted, redacted_lines
 
-__all__ = ["PersonalModel", "check", "redacted"]
+__all__ = ["Document", "DocumentKeys", "PersonalModel", "check", "handed_out", "redacted", "redacted_lines"]

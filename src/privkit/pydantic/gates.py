@@ -24,13 +24,23 @@ from privkit.location import GeoPoint
 from privkit.markers import Exact, Precision
 from privkit.purposes import Scope
 from privkit.pydantic.coarse import coarsened, is_coarse
+from privkit.pydantic.covering import Cover
 
 _PLAIN = (str, bytes, bool, int, float, Decimal, UUID, date, datetime, time, timedelta, GeoPoint)
+_UNMARKED = frozenset((type(None), *_PLAIN)) - {int, bool}
+"""Types whose values were never read at a lower precision; a subclass of them may have been."""
 _CACHE = 256
 
 REQUIRED = PydanticUndefined
 FACTORY = object()
 """In place of a field's default: there is none, or it is made by a function."""
+
+
+def current() -> Scope | None:
+    """Return ``purposes.current()``, in a third of the time where the innermost block is no generator's."""
+    entry = purposes.latest()
+    return entry.scope if entry is not None and entry.open and entry.frame is None else purposes.current()
+
 
 _refusal: ContextVar[PrivkitError | None] = ContextVar("privkit_pydantic_refusal", default=None)
 
@@ -42,7 +52,7 @@ class Gate:
 
     def __init__(self, field: Field, default: Any, refuse: bool) -> None:
         self.field, self.default, self.refuse = field, default, refuse
-        self._precisions: dict[tuple[tuple[str, ...], ...], Precision | None] = {}
+        self._precisions: dict[Scope, Precision | None] = {}
 
     def holds(self, value: Any) -> bool:
         """Return whether ``value`` is more than the field's default, which says nothing about anybody."""
@@ -52,13 +62,16 @@ class Gate:
 
     def precision(self, scope: Scope | None) -> Precision | None:
         """Return how exact a value ``scope`` may see, or None: not at all."""
-        if scope is None or scope.internal:
-            return Exact() if scope else None
-        if scope.groups not in self._precisions:
-            if len(self._precisions) >= _CACHE:
-                self._precisions.clear()
-            self._precisions[scope.groups] = scope.precision(self.field.purposes)
-        return self._precisions[scope.groups]
+        if scope is None:
+            return None
+        try:
+            return self._precisions[scope]
+        except KeyError:
+            pass
+        if len(self._precisions) >= _CACHE:
+            self._precisions.clear()
+        found = self._precisions[scope] = scope.precision(self.field.purposes)
+        return found
 
     def refusal(self, scope: Scope | None) -> PurposeError | None:
         """Return the error for a value that ``scope`` does not need, or None where it may be dropped."""
@@ -67,24 +80,52 @@ class Gate:
 
     def validate(self, value: Any, handler: Any) -> Any:
         """Let a value in, or drop or refuse it before any validator of the field sees it."""
-        scope = purposes.current()
+        scope = current()
         precision = self.precision(scope)
         if precision is None and self.holds(value):
             raise self.refusal(scope) or PydanticUseDefault()
-        if precision is not None and is_coarse(precision, value):
+        if isinstance(precision, Exact):
+            if type(value) not in _UNMARKED:
+                purposes.refuse_reduced(self.field, value)
+        elif precision is not None and is_coarse(precision, value):
             return value
         return handler(value)
 
     def serialize(self, value: Any, handler: Any) -> Any:
         """Let a value out at the precision of the purpose."""
-        scope = purposes.current()
+        if type(value) is Cover:
+            return self._covered(value, handler)
+        scope = current()
         precision = self.precision(scope)
         if scope is None or precision is None:
             raise stopped(not_needed(self.field, scope))
         if not isinstance(precision, Exact):
             return self._coarsened(precision, value, scope)
-        if not _fits(self.field.python_type, value):
+        if type(value) is not self.field.python_type and not _fits(self.field, value):
             return value  # the handler would warn, and print it
+        return self._handled(value, handler)
+
+    def _covered(self, cover: Cover, handler: Any) -> Any:
+        """Write a value that a document will hold, and return the mark that stands in its place; None is None."""
+        value, sealing = cover.value, cover.sealing
+        if value is None:
+            return None
+        try:
+            purposes.refuse_reduced(self.field, value)
+            refused = None
+        except PurposeError as error:
+            refused = error
+        if refused is not None:
+            raise stopped(refused)
+        if sealing.inside:
+            return self._handled(value, handler)
+        sealing.inside = True
+        try:
+            return sealing.hold(self.field, self._handled(value, handler))
+        finally:
+            sealing.inside = False
+
+    def _handled(self, value: Any, handler: Any) -> Any:
         try:
             return handler(value)
         except PydanticSerializationUnexpectedValue:
@@ -110,14 +151,13 @@ def not_needed(field: Field, scope: Scope | None) -> PurposeError:
         return PurposeError(
             f"{field} is personal data and no purpose is set.",
             "Personal data is collected and handed out for a purpose only.",
-            f"Wrap it:  with privacy.purpose({allowed[0] if allowed else '...'!r}): ...   "
-            f"(allowed: {', '.join(allowed)})",
+            purposes.how_to_open(allowed),
             field=field.id,
             allowed=allowed,
         )
     return PurposeError(
         f"{field} is not needed for {scope}.",
-        f"Its marker names these purposes: {', '.join(allowed)}.",
+        purposes.why_not(field, scope),
         'Leave it out, work under one of them, or give the field a default and its model unneeded="drop".',
         field=field.id,
         purpose=scope.names,
@@ -153,10 +193,17 @@ def handed_out(error: Exception) -> PrivkitError | None:
     return found
 
 
-def _fits(kind: Any, value: Any) -> bool:
-    """Whether a value has the type that was declared. True where that is not for us to say."""
+def _fits(field: Field, value: Any) -> bool:
+    """Whether a value, or each of several, has the type that was declared. True where that is not for us to say."""
+    kind = field.python_type
+    if field.many and get_origin(kind) is None and isinstance(value, list | tuple | set | frozenset):
+        return all(_is_a(kind, each) for each in value)
+    return _is_a(kind, value)
+
+
+def _is_a(kind: Any, value: Any) -> bool:
     if value is None or kind in _PLAIN:
         return value is None or isinstance(value, kind)
     if get_origin(kind) is list and get_args(kind):
-        return isinstance(value, list) and all(_fits(get_args(kind)[0], each) for each in value)
+        return isinstance(value, list) and all(_is_a(get_args(kind)[0], each) for each in value)
     return True

@@ -7,9 +7,8 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from privkit.catalog import Field
-from privkit.deidentify import label
+from privkit.deidentify import in_words, label
 from privkit.markers import BirthDate, Location
-from privkit.pydantic.coarse import described
 from privkit.pydantic.plan import Plan, first_keys
 
 KEY = "x-privacy"
@@ -44,7 +43,7 @@ def _facts(field: Field) -> dict[str, Any]:
     by_marker = isinstance(marker, Location | BirthDate) or marker.search is not None
     facts: dict[str, Any] = {
         "category": marker.category,
-        "purposes": {name: described(precision) for name, precision in field.purposes.items()},
+        "purposes": {name: in_words(precision) for name, precision in field.purposes.items()},
         "sealed": marker.seal if marker.seal is not None else by_marker or "by policy",
         "then": label(marker.then),
     }

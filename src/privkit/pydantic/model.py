@@ -39,7 +39,8 @@ class PersonalModel(BaseModel):
     field cannot be dropped, so it is refused. Without a purpose every personal value in the input is refused;
     one that equals the field's default tells nothing and is none. Objects (``from_attributes``) are not even
     asked for what is not needed. A value already at the purpose's precision (an H3 id, a year, an age band), as
-    the storage room hands it out, is taken as it is.
+    the storage room hands it out, is taken as it is; where the purpose sees the field exactly it is refused. A StandIn
+    comes from storage alone: text is not known to be one.
 
     A dump has the fields that the purpose needs, at its precision, nested models included. Without a purpose it
     raises PurposeError when a personal field is set and not excluded. Inside a TypeAdapter or a plain model,

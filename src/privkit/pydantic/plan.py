@@ -51,10 +51,10 @@ class Plan:
         return self._hidden[denied]
 
     def _hide(self, denied: set[str]) -> Mapping[str, tuple[Gate, ...]]:
-        wanted = {key for name, info in self.infos.items() if name not in denied for key in _lookups(name, info)}
+        wanted = {key for name, info in self.infos.items() if name not in denied for key in lookups(name, info)}
         found: dict[str, tuple[Gate, ...]] = {}
         for name in denied:
-            for key in _lookups(name, self.infos[name]) - wanted:
+            for key in lookups(name, self.infos[name]) - wanted:
                 found[key] = (*found.get(key, ()), self.gates[name])
         return found
 
@@ -105,7 +105,7 @@ def plan_of(cls: type[BaseModel]) -> Plan:
     return plan
 
 
-def _lookups(name: str, info: FieldInfo) -> set[str]:
+def lookups(name: str, info: FieldInfo) -> set[str]:
     """The attributes that pydantic may read a field from: its name, and the start of each alias."""
     return {name, *first_keys(info.validation_alias), *first_keys(info.alias)}
 

@@ -7,7 +7,7 @@ it, and a path names the keys of a dict. So an error is built anew, from what th
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -66,6 +66,20 @@ def redacted(error: ValidationError, model: Any = None) -> ValidationError:
     words = _words(model) if model is not None else None
     lines = [_line(line, words) for line in error.errors(include_url=False, include_input=False)]
     return ValidationError.from_exception_data(error.title, lines, hide_input=True)
+
+
+def redacted_lines(lines: Iterable[Any], names: Collection[str]) -> list[dict[str, Any]]:
+    """Return lines of ``errors()``, as web frameworks collect them, as type, place and message without input.
+
+    A place shows the numbers and ``names`` in it, and its first part, which says where in a request it was.
+    """
+    found = []
+    for line in lines:
+        first = tuple(line["loc"][:1])
+        words = _Words(frozenset((*names, *first)), False)
+        error = ValidationError.from_exception_data("request", [_line(line, words)], hide_input=True)
+        found += error.errors(include_url=False, include_input=False, include_context=False)
+    return cast(list[dict[str, Any]], found)
 
 
 def _line(line: Any, words: _Words | None) -> InitErrorDetails:

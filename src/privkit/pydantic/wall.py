@@ -8,10 +8,11 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, PydanticSerializationUnexpectedValue, ValidationError
 
-from privkit import purposes
 from privkit.errors import PrivkitError, PurposeError
 from privkit.purposes import Scope
-from privkit.pydantic.gates import Gate, handed_out, not_needed, refusal_of, stopped, unserialisable
+from privkit.pydantic.covering import Cover, Sealing, sealing
+from privkit.pydantic.gates import Gate, current, handed_out, not_needed, refusal_of, stopped, unserialisable
+from privkit.pydantic.opening import Node
 from privkit.pydantic.plan import Plan, plan_of
 from privkit.pydantic.redaction import redacted
 from privkit.pydantic.screen import refusal_on, screened
@@ -23,12 +24,15 @@ def validator(cls: type[BaseModel], has_gates: bool) -> Callable[[Any, Any], Any
     """Return the function that pydantic calls round the validation of ``cls``."""
 
     def validate_cleanly(value: Any, handler: Any) -> Any:
-        return cleanly(cls, handler, value)
+        seen = value.read(plan_of(cls), current()) if type(value) is Node else value
+        return cleanly(cls, handler, seen)
 
     def validate(value: Any, handler: Any) -> Any:
         if type(handler).__name__ == "AssignmentValidatorCallable":
             return cleanly(cls, handler, value)
-        plan, scope = plan_of(cls), purposes.current()
+        plan, scope = plan_of(cls), current()
+        if type(value) is Node:
+            return value.reduced(plan, _validated(plan, scope, value.read(plan, scope), handler))
         denied = plan.denied(scope)
         if not denied:
             return cleanly(cls, handler, value)
@@ -73,7 +77,9 @@ def serializer(cls: type[BaseModel]) -> Callable[[Any, Any], Any]:
         if not isinstance(value, cls):
             handler(value)  # which answers for a union that is still looking for the right model
             raise stopped(_not_validated(cls))
-        plan, scope = plan_of(cls), purposes.current()
+        plan, scope, dump = plan_of(cls), current(), sealing.get()
+        if dump is not None:
+            return _serialised(cls, _covered(plan, value, dump), handler, scope, ())
         denied = plan.denied(scope)
         if not denied:
             return _serialised(cls, value, handler, scope, denied)
@@ -83,6 +89,17 @@ def serializer(cls: type[BaseModel]) -> Callable[[Any, Any], Any]:
         return _serialised(cls, seen, handler, scope, denied)
 
     return _named(serialize, cls)
+
+
+def _covered(plan: Plan, value: BaseModel, dump: Sealing) -> BaseModel:
+    """Return a copy whose personal values are covered. A document is stored as a whole: all of them are needed."""
+    denied = plan.denied(dump.scope)
+    if denied:
+        raise stopped(not_needed(denied[0].field, dump.scope))
+    covered = plan.without(value, set())
+    for name in plan.gates.keys() & vars(covered).keys():
+        vars(covered)[name] = Cover(vars(covered)[name], dump)
+    return covered
 
 
 def _serialised(cls: type[BaseModel], value: Any, handler: Any, scope: Scope | None, denied: tuple[Gate, ...]) -> Any:
@@ -113,7 +130,7 @@ def dumping(cls: type[BaseModel], call: Callable[..., _Result], options: dict[st
 def assigning(model: BaseModel, name: str, assign: Callable[[], None]) -> None:
     """Assign a field of a model. Where assignment is validated, the purpose has to need the field."""
     gate = plan_of(type(model)).gates.get(name) if model.model_config.get("validate_assignment") else None
-    scope = purposes.current()
+    scope = current()
     if gate is not None and gate.precision(scope) is None:
         raise not_needed(gate.field, scope)
     cleanly(type(model), assign)

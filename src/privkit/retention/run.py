@@ -21,7 +21,7 @@ from privkit.crypto import as_bytes
 from privkit.deidentify import leaves_residue, residue
 from privkit.errors import PlanError, PrivkitError, SealedError, ShreddedError
 from privkit.retention.plan import Plan, Step, check, count
-from privkit.sqlalchemy import destroy, due, keystore, ledger
+from privkit.sqlalchemy import destroy, due, epochs, keystore, ledger
 from privkit.sqlalchemy.due import Target
 from privkit.sqlalchemy.finality import Finality, finality
 from privkit.sqlalchemy.guard import Guard
@@ -69,8 +69,9 @@ def purge(guard: Guard, engine: Engine, plan: Plan, *, batch: int = 1000, progre
     """Execute ``plan`` and nothing else. ``batch`` rows go into a transaction; ``progress`` hears of each.
 
     Raises PlanError when the policy or the models have changed since, or the plan lies in the future; KeyringError
-    when the keys are not at hand. Either way nothing has been destroyed.
+    when the keys are not at hand; InvalidValue for a batch without a row. Either way nothing has been destroyed.
     """
+    destroy.require_rows(batch)
     work = _matched(guard, plan)
     run_id = uuid4().hex
     with purposes.internally():
@@ -221,8 +222,7 @@ class _Work:
     def _residues(self, connection: Connection, rows: list[Any]) -> Residues:
         """Make the residue of each value. One that does not open keeps its row as it is; a shredded one leaves none."""
         assert self.target.rule is not None
-        if self._sealed:
-            keystore.load(connection, self.guard, {as_bytes(stored)[2:18] for *_, stored, _ in rows})
+        held = self._keys(connection, [as_bytes(stored) for *_, stored, _ in rows]) if self._sealed else []
         open_value = (
             self.guard.opener(self.target.rule.field, connection.dialect) if self._sealed else lambda value: value
         )
@@ -237,4 +237,13 @@ class _Work:
                 made.append((key, None))
             except SealedError:
                 continue
+        del held  # until here they were findable
         return made
+
+    def _keys(self, connection: Connection, envelopes: list[bytes]) -> list[Any]:
+        assert self.target.rule is not None
+        field = self.target.rule.field
+        numbers = {int.from_bytes(each[18:22], "big") for each in envelopes} - {0}
+        wanted = dict.fromkeys((field.id, *field.marker.formerly), numbers)
+        subjects = keystore.load(connection, self.guard, {each[2:18] for each in envelopes})
+        return [*subjects, *epochs.load(connection, self.guard, wanted)]

@@ -36,7 +36,7 @@ from privkit.sqlalchemy import children, destroy, double, epochs, keystore, ledg
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.index import hash_for
 from privkit.sqlalchemy.mapping import KEY_COLUMN
-from privkit.sqlalchemy.ownership import owner_key
+from privkit.sqlalchemy.ownership import hop, owner_key
 from privkit.sqlalchemy.types import Guarded, Sealed
 
 Progress = Callable[[int], None]
@@ -139,6 +139,7 @@ class Work:
     move: Move
     batch: int
     progress: Progress | None
+    undoing: bool = False
     moved: Moved = made_by(init=False)
 
     def __post_init__(self) -> None:
@@ -146,10 +147,11 @@ class Work:
 
     def give_keys(self) -> None:
         """Create the keys of data subjects that were there before privkit."""
-        subject = children.subject_of(self.guard, self.move.table)
-        if subject is None:
+        if children.subject_of(self.guard, self.move.table) is None:
             return
-        table = subject.table
+        table = self.move.table
+        while (step := hop(self.guard, table)) is not None:  # under joined inheritance the base table has the key
+            table = step.target
         keys = destroy.key_columns(table)
         query = select(*keys).where(table.c[KEY_COLUMN].is_(None)).limit(self.batch).with_for_update(of=table)
         matching = [key == bindparam(f"key_{number}", type_=key.type) for number, key in enumerate(keys)]
@@ -230,9 +232,9 @@ class Work:
             fault = "unopened"
         return Row(key, owner, stored, token, moment, value, opened, fault)
 
-    def compared(self, *, undone: bool = False) -> Moved:
+    def compared(self) -> Moved:
         """Compare every row's two forms, and return what was done and found."""
-        if undone and not self.move.pair:
+        if self.undoing and not self.move.pair:
             return self.moved
         self.scan(None, check=True)
         return self.moved
@@ -242,9 +244,12 @@ class Work:
         self.moved.rows += 1
         wrong = self._wrong(row)
         if wrong:
-            setattr(self.moved, wrong, getattr(self.moved, wrong) + 1)
-            if len(self.moved.keys) < SHOWN and not any(isinstance(each.type, Guarded) for each in self._keys()):
-                self.moved.keys.append(row.key)
+            self._count(row, wrong)
+
+    def _count(self, row: Row, wrong: str) -> None:
+        setattr(self.moved, wrong, getattr(self.moved, wrong) + 1)
+        if len(self.moved.keys) < SHOWN and not any(isinstance(each.type, Guarded) for each in self._keys()):
+            self.moved.keys.append(row.key)
 
     def _keys(self) -> list[Column[Any]]:
         return destroy.key_columns(self.move.table)
@@ -254,7 +259,8 @@ class Work:
             return "unopened"
         if row.stored is not None and pairs.is_previous(self.move.field, row.stored):
             return "waiting"
-        if not self.move.pair or self.move.adopting.phase == "finished" or _is_destroyed(row.stored):
+        ahead = self.move.adopting.phase == "finished" and not self.undoing
+        if not self.move.pair or ahead or _is_destroyed(row.stored):
             return ""
         return "differing" if row.value != row.opened else ""
 
@@ -287,12 +293,21 @@ class Work:
             lite = connection.dialect.name == "sqlite"
             changes = [(row, {self.move.sealed.key: _stored(write(row.opened), lite=lite)}) for row in wanted]
             return self._update(connection, [(row, values | self._indexed(None)) for row, values in changes])
-        differing = [row for row in wanted if row.value != row.opened]
-        return self._write(connection, [(row, row.opened, {self.move.old.key: write(row.opened)}) for row in differing])
+        if self.move.adopting.phase == "finished":  # None was written to the sealed column alone
+            wanted += [row for row in rows if row.stored is None and not row.fault]
+        differing = [(row, row.opened) for row in wanted if row.value != row.opened]
+        old = self.move.old.key
+        return self._write(connection, [(row, to, {old: None if to is None else write(to)}) for row, to in differing])
 
     def empty_rows(self, connection: Connection, rows: list[Row]) -> int:
-        """Destroy what the old column holds."""
-        return destroy.empty(connection, self.move.old, [row.key for row in rows if row.token is not None])
+        """Destroy what the old column holds; what an old build left there since the comparison is not sealed yet."""
+        keys = []
+        for row in (each for each in rows if each.token is not None):
+            if row.stored is not None and pairs.is_previous(self.move.field, row.stored):
+                self._count(row, "waiting")
+            else:
+                keys.append(row.key)
+        return destroy.empty(connection, self.move.old, self.move.sealed, keys)
 
     def _write(self, connection: Connection, changes: list[tuple[Row, Any, dict[str, Any]]]) -> int:
         """Seal values for their rows and store them with what belongs to them."""

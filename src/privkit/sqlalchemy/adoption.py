@@ -68,16 +68,17 @@ def undo(guard: Guard, engine: Engine, name: str, *, batch: int = 1000, progress
 
     Raises MappingError where nothing of that name is adopted, or the old form is what is read now.
     """
-    work = Work(guard, engine, _named(guard, name), batch, progress)
+    work = Work(guard, engine, _named(guard, name), batch, progress, undoing=True)
     if work.move.adopting.phase == "dual":
         raise _out_of_phase(work.move, "is read from its old column", 'phase="sealed"')
     work.scan(work.unseal_rows)
-    return work.compared(undone=True)
+    return work.compared()
 
 
 def finish(guard: Guard, engine: Engine, name: str, *, batch: int = 1000, progress: Progress | None = None) -> Moved:
     """Empty the old column of ``table.field`` after checking that everything is sealed; nothing is if that fails.
 
+    A value that a program which does not know the sealed column adds meanwhile stays, and is counted as not sealed.
     Raises MappingError in another phase than ``"finished"``, MigrationError where the old column takes no NULL.
     """
     work = Work(guard, engine, _named(guard, name), batch, progress)
@@ -91,7 +92,6 @@ def finish(guard: Guard, engine: Engine, name: str, *, batch: int = 1000, progre
         for statement in pair_sql.drop_sql(work.move.sealed, engine.dialect):
             connection.execute(pair_sql.as_ddl(statement))
     work.scan(work.empty_rows)
-    found.done = work.moved.done
     return found
 
 
@@ -154,9 +154,12 @@ def _status(guard: Guard, connection: Connection, move: Move) -> Adoption:
 
 def _is_watched(connection: Connection, move: Move) -> bool:
     lite = "SELECT 1 FROM sqlite_master WHERE type = 'trigger' AND name = :name"
-    other = "SELECT 1 FROM pg_trigger WHERE tgname = :name AND tgenabled <> 'D'"
-    query = text(lite if connection.dialect.name == "sqlite" else other)
-    return connection.execute(query, {"name": pair_sql.trigger_name(move.sealed)}).first() is not None
+    other = "SELECT 1 FROM pg_trigger WHERE tgname = :name AND tgrelid = to_regclass(:table) AND tgenabled <> 'D'"
+    given = {"name": pair_sql.trigger_name(move.sealed)}
+    if connection.dialect.name == "sqlite":
+        return connection.execute(text(lite), given).first() is not None
+    given["table"] = connection.dialect.identifier_preparer.format_table(move.table)
+    return connection.execute(text(other), given).first() is not None
 
 
 def _require_trigger(engine: Engine, move: Move) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import date
 from typing import Any
 
 from sqlalchemy import inspect
@@ -13,9 +12,10 @@ from privkit import purposes
 from privkit.catalog import Field
 from privkit.clock import instant
 from privkit.consent.age import cautious_today
-from privkit.deidentify import reduce
+from privkit.deidentify import coarser, reduce
 from privkit.errors import PurposeError
-from privkit.location import GeoPoint
+from privkit.markers import Precision, StandIn
+from privkit.sqlalchemy.observations import lacks, refuse
 
 
 class GuardedAttribute(InstrumentedAttribute[Any]):
@@ -31,12 +31,35 @@ class GuardedAttribute(InstrumentedAttribute[Any]):
         access = scope.access(self.field.id) if scope is not None else None
         if scope is None or access is None:
             if inspect(instance).key is not None:
-                raise not_needed(self.field, scope)
+                self._refuse(instance, scope)
             return super().__get__(instance, owner)
         value = super().__get__(instance, owner)
-        if access.exact or not isinstance(value, GeoPoint | date):
-            return value  # what was loaded for this precision is text or a number
-        return reduce(access.precision, value, cautious_today(instant(scope.clock)))
+        return value if access.exact else self._reduced(instance, value, access.precision, scope)
+
+    def _reduced(self, instance: Any, value: Any, precision: Precision, scope: purposes.Scope) -> Any:
+        """Reduce what was loaded more exactly, by a block around this one or before the object left its session."""
+        known = purposes.precision_of(self.field, value)
+        wanted = coarser(precision, known) if known is not None else precision
+        if known is not None and wanted == known:
+            return value
+        if wanted is None or (isinstance(wanted, StandIn) and value is not None):
+            if inspect(instance).key is None:
+                return value
+            raise loaded_otherwise(self.field, scope)
+        return reduce(precision, value, cautious_today(instant(scope.clock)))
+
+    def _refuse(self, instance: Any, scope: purposes.Scope | None) -> None:
+        """Raise, or count where the policy observes; what is not loaded is counted as the statement that loads it."""
+        guard, error = _guard(inspect(instance).mapper, self.key), not_needed(self.field, scope)
+        if guard is None:
+            raise error
+        if self.key in instance.__dict__ or self.field.id not in guard.observations.fields:
+            refuse(guard, lacks(scope), error, scope, self.field)
+
+
+def _guard(mapper: Mapper[Any], name: str) -> Any:
+    """Return the guard of a field's column, or None where no ``Privacy`` was given its class."""
+    return mapper.columns[name].type.guard  # type: ignore[attr-defined]
 
 
 def guard(cls: type, name: str, field: Field) -> None:
@@ -127,31 +150,45 @@ class _PurposeLoader:
 
     def __call__(self, state: Any, names: Any, passive: Any) -> Any:
         scope = purposes.current()
-        denied = {
-            name for name in names if name in self.fields if scope is None or scope.access(self.fields[name].id) is None
-        }
+        denied = {name for name in names if name in self.fields and self._denied(state.mapper, name, scope)}
         return self.load(state, set(names) - denied, passive)
+
+    def _denied(self, mapper: Mapper[Any], name: str, scope: purposes.Scope | None) -> bool:
+        guard, field_id = _guard(mapper, name), self.fields[name].id
+        if guard is None:
+            return scope is None or scope.access(field_id) is None
+        return guard.observations.access(field_id, scope) is None
 
 
 def not_needed(field: Field, scope: purposes.Scope | None) -> PurposeError:
     """Build the error for a field that the current purpose does not need."""
     allowed = sorted(field.purposes)
-    example = allowed[0] if allowed else "..."
     if scope is None:
         return PurposeError(
             f"{field} is personal data and no purpose is set.",
             "Every read and write of personal data has a purpose.",
-            f"Wrap it:  with privacy.purpose({example!r}): ...   (allowed: {', '.join(allowed)})",
+            purposes.how_to_open(allowed),
             field=field.id,
             allowed=allowed,
         )
     return PurposeError(
         f"{field} is not needed for {scope}.",
-        f"Its marker names these purposes: {', '.join(allowed)}.",
+        purposes.why_not(field, scope),
         "Leave the field out of the statement, work under one of them, or add the purpose to its marker.",
         field=field.id,
         purpose=scope.names,
         allowed=allowed,
+    )
+
+
+def loaded_otherwise(field: Field, scope: purposes.Scope) -> PurposeError:
+    """Build the error for a loaded value from which the one that the purpose may see cannot be made."""
+    return PurposeError(
+        f"{field} was loaded at another precision than {scope} may see.",
+        "What is loaded would tell more, or the answer to another question.",
+        f"Load it again in this purpose: session.refresh(row, [{field.name!r}])",
+        field=field.id,
+        purpose=scope.names,
     )
 
 

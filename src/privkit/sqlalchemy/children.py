@@ -100,15 +100,15 @@ def _adult_on(born: Any, age: int, today: date) -> date | None:
 
 
 def with_consent(
-    guard: Guard, table: Table, at: FromClause, purposes: tuple[str, ...], today: Callable[[], date]
+    guard: Guard, table: Table, at: FromClause, purposes: tuple[str, ...] | None, today: Callable[[], date]
 ) -> ColumnElement[bool] | None:
-    """Return SQL that is true for rows of adults, and of children with consent for all ``purposes``.
+    """Return SQL that is true for rows of adults, and of children with consent for all ``purposes``; None: of adults.
 
     None where the table's data subjects are not declared to be possibly children, or no purpose needs consent.
     """
-    needing = tuple(name for name in purposes if guard.policy.purposes[name].children != "allowed")
+    needing = tuple(name for name in purposes or () if guard.policy.purposes[name].children != "allowed")
     subject = subject_of(guard, table)
-    if not needing or subject is None or subject.model.child is None:
+    if not (needing or purposes is None) or subject is None or subject.model.child is None:
         return None
     return _through(guard, table, at, lambda row: _allowed(guard, row, needing, today))
 
@@ -140,7 +140,7 @@ def _allowed(
 ) -> ColumnElement[bool]:
     of_age = row.c[ADULT_COLUMN] <= bindparam(None, callable_=today, type_=Date())
     givable = [name for name in purposes if guard.policy.purposes[name].children == "consent"]
-    if len(givable) < len(purposes):
+    if len(givable) < len(purposes) or not purposes:
         return of_age
     consent = guard.own_table(CONSENT)
     return or_(of_age, and_(*(_given(consent, row, name) for name in givable)))

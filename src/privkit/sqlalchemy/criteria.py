@@ -21,10 +21,11 @@ from privkit import purposes
 from privkit.catalog import Field
 from privkit.consent.age import cautious_today
 from privkit.errors import StatementRefused
-from privkit.sqlalchemy import children, textual
+from privkit.sqlalchemy import children, sqltext
 from privkit.sqlalchemy.attributes import not_needed
 from privkit.sqlalchemy.facts import CRITERION
 from privkit.sqlalchemy.guard import Guard
+from privkit.sqlalchemy.observations import lacks, refuse
 from privkit.sqlalchemy.pickling import StaysBehind
 from privkit.sqlalchemy.types import field_of
 from privkit.sqlalchemy.visibility import row_expired
@@ -39,11 +40,18 @@ def row_visible(guard: Guard, table: Table, at: FromClause, scope: purposes.Scop
         dead = row_expired(guard, table, at, guard.now)
         if dead is not None:
             conditions.append(or_(not_(dead), dead.is_(None)))
-    if scope is not None and guard.tables[table].model.fields:
-        consented = children.with_consent(guard, table, at, scope.names, lambda: cautious_today(guard.now()))
-        if consented is not None:
-            conditions.append(consented)
+    consented = _consented(guard, table, at, scope)
+    if consented is not None:
+        conditions.append(consented)
     return and_(Mark(table.name), *conditions) if conditions else None
+
+
+def _consented(guard: Guard, table: Table, at: FromClause, scope: purposes.Scope | None) -> ColumnElement[bool] | None:
+    """Without a purpose nobody consented to anything; only where the policy observes is there anything to see then."""
+    if not guard.tables[table].model.fields or (scope is None and table not in guard.observations.tables):
+        return None
+    names = scope.names if scope is not None else None
+    return children.with_consent(guard, table, at, names, lambda: cautious_today(guard.now()))
 
 
 class Mark(ColumnElement[bool]):
@@ -81,7 +89,7 @@ def bare_tables(guard: Guard, compiled: SQLCompiler, statement: str) -> frozense
     """
     names = _bare.get(compiled)
     if names is None:
-        standing = textual.sources(statement, compiled.dialect)
+        standing = sqltext.read(statement, compiled.dialect.name).sources
         marks = compiled.__dict__.get(_MARKS, {})
         names = _bare[compiled] = frozenset(name for name, count in standing.items() if count > marks.get(name, 0))
     return frozenset(table for table in guard.tables if table.name.lower() in names)
@@ -89,10 +97,11 @@ def bare_tables(guard: Guard, compiled: SQLCompiler, statement: str) -> frozense
 
 @dataclass(frozen=True, slots=True)
 class Criteria:
-    """The loader criteria under one scope, and the tables of which it hides rows."""
+    """The loader criteria under one scope, the tables of which it hides rows, and those with rows of children."""
 
     options: tuple[Any, ...]
     tables: frozenset[Table]
+    children: frozenset[Table]
 
 
 def criteria_for(guard: Guard, scope: purposes.Scope | None) -> Criteria:
@@ -111,7 +120,13 @@ def _build(guard: Guard, scope: purposes.Scope | None) -> Criteria:
         VisibleRows(guard.tables[table].mapper.class_, _of_entity(guard, table, condition), include_aliases=True)
         for table, condition in hiding.items()
     )
-    return Criteria(tuple(options), frozenset(hiding))
+    of_children = (table for table in hiding if _consented(guard, table, table, scope) is not None)
+    return Criteria(tuple(options), frozenset(hiding), frozenset(of_children))
+
+
+def may_lack(guard: Guard, scope: purposes.Scope | None, tables: set[Table]) -> bool:
+    """Whether rows of these tables may be selected without their criteria: the policy observes, and no child's."""
+    return tables <= guard.observations.tables and tables.isdisjoint(criteria_for(guard, scope).children)
 
 
 def _of_entity(guard: Guard, table: Table, condition: ColumnElement[bool]) -> ColumnElement[bool]:
@@ -211,8 +226,8 @@ def _refuse_naming(guard: Guard, scope: purposes.Scope | None, statement: Select
     for element in _elements(statement):
         columns = getattr(element.path.path[-1], "columns", None)
         field = field_of(columns[0]) if columns and _strategy(element).get("deferred") is False else None
-        if field is not None and (scope is None or scope.access(field.id) is None):
-            raise not_needed(field, scope)
+        if field is not None and guard.observations.access(field.id, scope) is None:
+            refuse(guard, lacks(scope), not_needed(field, scope), scope, field)
         expressions = element._extra_criteria if _strategy(element).get("query_expression") else ()
         named = [field for each in expressions for field in personal_fields(each)]
         if named:
@@ -282,7 +297,7 @@ def _deferred(
     """Defer the fields that ``scope`` does not need, here and in entities that are always joined in."""
     each = guard.protected(mapper.class_)
     for name, field in each.model.fields.items() if each else ():
-        if scope is None or scope.access(field.id) is None:
+        if guard.observations.access(field.id, scope) is None:
             yield defer(getattr(entity, name))
     for name in computed(mapper):
         yield defer(getattr(entity, name))  # when it is touched, it is judged as a statement of its own

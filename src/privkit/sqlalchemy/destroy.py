@@ -10,6 +10,7 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
+    LargeBinary,
     String,
     Table,
     and_,
@@ -20,12 +21,13 @@ from sqlalchemy import (
     null,
     select,
     tuple_,
+    type_coerce,
     update,
 )
 
 from privkit.crypto import DESTROYED, Epoch
 from privkit.deidentify import leaves_residue
-from privkit.errors import PlanError
+from privkit.errors import InvalidValue, PlanError
 from privkit.ledger import Entry
 from privkit.sqlalchemy import keystore, ledger, pairs
 from privkit.sqlalchemy.children import ADULT
@@ -53,6 +55,12 @@ def key_columns(table: Table) -> list[Column[Any]]:
         f"Add a primary key to {table.name}.",
         table=table.name,
     )
+
+
+def require_rows(batch: int) -> None:
+    """Raise InvalidValue where a batch has no row: a run would look at nothing, and find nothing left to do."""
+    if batch < 1:
+        raise InvalidValue("A batch has at least one row.", "A run of empty ones would do nothing.", "Give batch=1000.")
 
 
 def keyset(columns: Sequence[ColumnElement[Any]], after: Sequence[Any] | None) -> list[ColumnElement[bool]]:
@@ -112,12 +120,13 @@ def suppress(connection: Connection, target: Target, keys: Sequence[Sequence[Any
     return count
 
 
-def empty(connection: Connection, column: Column[Any], keys: Sequence[Sequence[Any]]) -> int:
-    """Destroy what an adopted field's old column still holds in the rows of ``keys``; the sealed column has it."""
+def empty(connection: Connection, column: Column[Any], sealed: Column[Any], keys: Sequence[Sequence[Any]]) -> int:
+    """Destroy what an adopted field's old column still holds in the rows of ``keys``, unless it waits to be sealed."""
     columns, count = key_columns(column.table), 0
+    waits = type_coerce(sealed, LargeBinary()).is_not_distinct_from(pairs.PENDING)
     for start in range(0, len(keys), keystore.CHUNK):
         chunk = among(columns, keys[start : start + keystore.CHUNK])
-        count += connection.execute(update(column.table).where(chunk).values({column.key: null()})).rowcount
+        count += connection.execute(update(column.table).where(chunk, ~waits).values({column.key: null()})).rowcount
     return count
 
 

@@ -261,11 +261,14 @@ _created: WeakKeyDictionary[Connection, set[Epoch]] = WeakKeyDictionary()
 
 
 def forget_created(connection: Connection, *savepoint: Any) -> None:
-    """Drop keys that are rolled back from memory: another worker may have made the same epochs, with other keys."""
+    """Read keys again that were made in a transaction: it may end in a rollback, after a COMMIT that failed too.
+
+    Then another worker may make the same epochs, with other keys.
+    """
     guard = guard_of(connection.dialect)
     assert guard is not None
-    for epoch in _created.pop(connection, ()):
-        guard.keys.forget_epoch(epoch)
+    for epoch in _created.get(connection, ()) if savepoint else _created.pop(connection, ()):
+        guard.keys.read_epoch_again(epoch)
 
 
 def _create(connection: Connection, guard: Guard, field_id: str, numbers: Collection[int]) -> None:

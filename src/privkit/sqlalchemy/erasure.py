@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -105,6 +106,16 @@ def pages(connection: Connection, guard: Guard) -> Iterator[list[bytes]]:
         while found := [bytes(each) for each in connection.execute(query.where(key > after)).scalars()]:
             yield found
             after = found[-1]
+
+
+def bury_again(connection: Connection, guard: Guard) -> None:
+    """Destroy again what the ledger says was destroyed: an older key table may stand beside a newer ledger."""
+    gone = {bytes(key_id).hex() for key_id in connection.execute(destroyed(guard)).scalars()}
+    for entry in ledger.entries(connection, guard):
+        if entry.kind in ("key_destroyed", "epoch_destroyed"):
+            body = json.loads(entry.body)
+            if not gone.issuperset(body.get("keys", [""])):
+                ledger.redone[entry.kind](connection, guard, entry, body)
 
 
 @ledger.redoes("erased")

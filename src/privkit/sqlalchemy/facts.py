@@ -25,6 +25,7 @@ from sqlalchemy.sql.elements import (
     UnaryExpression,
     _textual_label_reference,
 )
+from sqlalchemy.sql.functions import FunctionElement, _registry
 from sqlalchemy.sql.operators import custom_op
 from sqlalchemy.sql.selectable import AliasedReturnsRows, CompoundSelect, SelectBase, TableClause, TextualSelect
 from sqlalchemy.sql.visitors import ExternallyTraversible
@@ -36,16 +37,17 @@ from privkit.sqlalchemy.types import COPIED, COVERED, Guarded, field_of, origina
 CRITERION = "for_loader_criteria"
 """SQLAlchemy's annotation of criteria that with_loader_criteria() added, which it keeps when it adapts them."""
 
+_ORDINARY = frozenset(_registry["_default"]) | {"abs", "avg", "length", "lower", "round", "substr", "trim", "upper"}
 _RETURNED = ("_returning", "_supplemental_returning", "_return_defaults_columns")
 _LISTED = ("_raw_columns", "_from_obj", "_correlate", "_correlate_except")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Facts:
     """What the gates need to know of a statement.
 
     ``uncovered``: used without their expiry condition. ``sealed_at``: the positions of sealed values in its
-    rows, with their field ids.
+    rows, with their field ids. ``functions``: but those that SQLAlchemy and SQL themselves know.
     ``searches``: by a search index. ``mixed``: a field that one arm of a union returns where another returns
     something else.
     """
@@ -55,6 +57,7 @@ class Facts:
     uncovered: dict[str, Field] = field(default_factory=dict)
     tables: set[Table] = field(default_factory=set)
     sealed_at: tuple[tuple[int, str], ...] = ()
+    functions: set[str] = field(default_factory=set)
     textual: bool = False
     searches: bool = False
     mixed: Field | None = None
@@ -128,6 +131,8 @@ def _walk(statement: Any, facts: Facts, *, spell_out: bool) -> None:
         seen.add((id(node), place))
         if _is_text(node, place):
             facts.textual = True
+        if isinstance(node, FunctionElement) and getattr(node, "name", "").lower() not in _ORDINARY:
+            facts.functions.add(node.name.lower())
         if isinstance(node, Table):
             facts.tables.add(original(node))
         elif isinstance(node, Select):

@@ -37,18 +37,20 @@ from privkit.crypto import (
 from privkit.crypto.aead import Draw
 from privkit.crypto.envelope import ValueKey, open_own
 from privkit.crypto.search import key_name
-from privkit.deidentify import reduce
-from privkit.errors import MappingError, NotProtectedError, PrivkitError, SealedError, ShreddedError
+from privkit.deidentify import reduce, stand_in
+from privkit.errors import MappingError, NotProtectedError, PrivkitError, SealedError
 from privkit.ledger import OutsideLedger
 from privkit.location import GeoPoint, cell_int
-from privkit.markers import Equality, Nearby
+from privkit.markers import Equality, Nearby, Precision, StandIn
 from privkit.policy import Policy
 from privkit.policy.resolve import FieldRule, resolve
 from privkit.purposes import Access, Scope
 from privkit.sqlalchemy import mapping, pairs, tables, unique
 from privkit.sqlalchemy.attributes import not_needed
+from privkit.sqlalchemy.observations import Observations
 from privkit.sqlalchemy.silence import unconverted
 from privkit.sqlalchemy.types import Guarded, Processor, plain_type
+from privkit.sqlalchemy.unopened import in_field, not_theirs, shredded, unknown_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,8 @@ class Guard:
         self.proven: WeakKeyDictionary[Dialect, bytes] = WeakKeyDictionary()
         self.alone: WeakSet[Dialect] = WeakSet()
         """The engines whose databases were seen to have no copy outside."""
+        self.observations = Observations()
+        """What is let through and counted where the policy observes."""
         self.version = 0
         self._declarations = -1
         self.criteria = Memory()
@@ -144,6 +148,7 @@ class Guard:
             self.tables.setdefault(each.table, each)
         for table in self.tables:
             unique.settle(table)
+        self.observations.decide(self)
         self.version += 1
         self._declarations = mapping.declarations
 
@@ -227,7 +232,7 @@ class Guard:
                 opened = quick(open_own(key, value, key.associated, HEADER_SIZE))
                 if access.exact:
                     return opened
-                return reduce(access.precision, opened, cautious_today(self.now()))
+                return self.reduced(access.precision, opened, value)
             except Exception:
                 opened = None  # no purpose, a key's first use, what does not open: told apart step by step
             return self._open(field, codec, value, dialect)
@@ -236,22 +241,31 @@ class Guard:
 
     def _open(self, field: Field, codec: Codec, value: Any, dialect: Dialect) -> Any:
         """Open one value. Raises PurposeError where it may not be seen, SealedError where it does not open."""
-        access = _access(field)
+        access = self._access(field)
         if value is None:
             return None
         if field.marker.adopting is not None and pairs.is_previous(field, value):
             opened = pairs.read(field, value, lambda: self.now().date())
             self.fallbacks[field.id] += 1
-            return opened if access.exact else reduce(access.precision, opened, cautious_today(self.now()))
+            return opened if access.exact else self.reduced(access.precision, opened)
         envelope = as_bytes(value)
         if envelope == DESTROYED:
             return None
         try:
             opened = codec.decode(self._plaintext(field, envelope, dialect))
-            return opened if access.exact else reduce(access.precision, opened, cautious_today(self.now()))
+            return opened if access.exact else self.reduced(access.precision, opened, envelope)
         except PrivkitError as error:
-            opened, refusal = None, error if "field" in error.data else _in_field(error, field)
+            opened, refusal = None, error if "field" in error.data else in_field(error, field)
         raise refusal  # out here, so that no frame is chained that holds the value
+
+    def reduced(self, precision: Precision, value: Any, envelope: Any = None) -> Any:
+        """Return a value at a lower precision. A stand-in is made from the subject's key, which the envelope names."""
+        if isinstance(precision, StandIn) and value is not None and envelope is not None:
+            key_id, _ = parse(as_bytes(envelope))
+            key = self.keys.get(key_id) or self.keys.pinned(key_id)
+            if key is not None:
+                return stand_in(key.seed("stand-in", precision.audience), precision)
+        return reduce(precision, value, cautious_today(self.now()))
 
     def _plaintext(self, field: Field, envelope: bytes, dialect: Dialect) -> bytes:
         """Open an envelope under the field's id, or under one that it had before: such a value is to be resealed."""
@@ -268,20 +282,20 @@ class Guard:
         """Return the key that an envelope names. Raises SealedError or ShreddedError where it is not at hand."""
         if len(envelope) == 1:
             # What a query returns in place of an envelope whose key is not the row's data subject's.
-            raise _not_theirs(field)
+            raise not_theirs(field)
         try:
             key_id, number = parse(envelope)
         except SealedError as error:
-            raise _in_field(error, field) from None
+            raise in_field(error, field) from None
         key = self.keys.get(key_id) or self.keys.pinned(key_id)
         if key is None:
-            raise _shredded(field) if key_id in self.shredded else _unknown_key(field)
+            raise shredded(field) if key_id in self.shredded else unknown_key(field)
         if not number:
             return self.keys.value_key(key, field.id)
         epoch = Epoch(dialect, field.id, number)
         found = self.keys.value_key_in_epoch(key, epoch)
         if found is None:
-            raise _shredded(field) if epoch in self.shredded else _unknown_key(field)
+            raise shredded(field) if epoch in self.shredded else unknown_key(field)
         return found
 
     def reader(self, field: Field, plain: Processor | None) -> Processor:
@@ -294,13 +308,13 @@ class Guard:
             except (AttributeError, KeyError):
                 access = None
             if access is None:
-                access = _access(field)
+                access = self._access(field)
             try:
                 if plain is not None:
                     value = plain(value)
-                return value if access.exact else reduce(access.precision, value, cautious_today(self.now()))
+                return value if access.exact else self.reduced(access.precision, value)
             except PrivkitError as error:
-                refusal = _in_field(error, field)
+                refusal = in_field(error, field)
             except Exception:
                 refusal = unconverted(field, "read as")
             value = None
@@ -328,16 +342,23 @@ class Guard:
                 return (keys.get(key.header) or derive(key, field_id)).seal(plaintext, draw)
             value_key = derive_in(key, Epoch(dialect, field_id, epoch))
             if value_key is None:
-                raise _unknown_key(field)
+                raise unknown_key(field)
             return value_key.seal(plaintext, draw)
 
         return seal
+
+    def _access(self, field: Field) -> Access:
+        scope = purposes.current()
+        access = self.observations.access(field.id, scope)
+        if access is None:
+            raise not_needed(field, scope)
+        return access
 
     def _encoded(self, field: Field, codec: Codec, value: Any) -> bytes:
         try:
             return codec.encode(value)
         except PrivkitError as error:
-            raise _in_field(error, field) from None
+            raise in_field(error, field) from None
 
     def index_hash(self, field: Field, value: Any, search: Equality | Nearby | None = None) -> bytes:
         """Return the search hash of one value; for Nearby of a location, or of an H3 cell as an int.
@@ -357,42 +378,4 @@ class Guard:
             secret = self.keyring.secret(key_name(search.key))
             return index_hash(secret, field.id, normaliser, value, search.key)
         except PrivkitError as error:
-            raise _in_field(error, field) from None
-
-
-def _access(field: Field) -> Access:
-    scope = purposes.current()
-    access = scope.access(field.id) if scope is not None else None
-    if access is None:
-        raise not_needed(field, scope)
-    return access
-
-
-def _in_field(error: PrivkitError, field: Field) -> Any:
-    return type(error)(f"{field}: {error.what}", error.why, error.fix, **{**error.data, "field": field.id})
-
-
-def _not_theirs(field: Field) -> SealedError:
-    return SealedError(
-        f"A sealed value of {field} is not its row's data subject's.",
-        "It was copied from another row, or the row's owner was changed without sealing it again.",
-        "Restore the row, or write the field anew for its owner.",
-        field=field.id,
-    )
-
-
-def _shredded(field: Field) -> ShreddedError:
-    return ShreddedError(
-        f"The key of a sealed value of {field} was destroyed.",
-        "Its data subject was erased, or its time has ended; no copy of the value can be read again.",
-        field=field.id,
-    )
-
-
-def _unknown_key(field: Field) -> SealedError:
-    return SealedError(
-        f"The key of a sealed value of {field} is not in this database's key tables.",
-        "The row was copied from another database, or the key tables were not restored with it.",
-        "Restore privkit_key and privkit_epoch together with the tables they belong to.",
-        field=field.id,
-    )
+            raise in_field(error, field) from None

@@ -73,6 +73,26 @@ def append(connection: Connection, guard: Guard, kind: str, body: Mapping[str, o
     return _append(connection, guard, kind, body)
 
 
+def append_at_once(connection: Connection, guard: Guard, kind: str, body: Mapping[str, object]) -> None:
+    """Append one line that stands whatever becomes of the transaction of ``connection``.
+
+    SQLite has one writer at a time: a transaction that has begun there takes the line with it.
+    """
+    if connection.dialect.name != "sqlite":
+        with connection.engine.connect() as other:
+            if is_autocommit(other):
+                other = other.execution_options(isolation_level=other.dialect.default_isolation_level)
+            with other.begin():
+                append(other, guard, kind, body)
+        return
+    driver: Any = connection.connection.driver_connection
+    begun = driver.in_transaction
+    append(connection, guard, kind, body)
+    if not begun:
+        before_commit(connection, guard)
+        connection.connection.commit()
+
+
 def _append(connection: Connection, guard: Guard, kind: str, body: Mapping[str, object]) -> Entry:
     table = guard.own_table(LEDGER)
     previous = newest(connection, table)
@@ -84,13 +104,14 @@ def _append(connection: Connection, guard: Guard, kind: str, body: Mapping[str, 
 def lock(connection: Connection, guard: Guard) -> None:
     """Keep other writers of the ledger waiting until this transaction ends, and catch up with the copy outside.
 
-    Raises LedgerError where the copy cannot be read, was forgotten, or tells of another past.
+    Raises LedgerError where the copy cannot be read, was forgotten, or tells of another past, and where each
+    statement commits by itself.
     """
     _wait(connection, guard)
+    _refuse_autocommit(connection)
     if guard.outside is None:
         _require_none_outside(connection, guard)
     elif _WRITING not in connection.info:
-        _refuse_autocommit(connection)
         connection.info[_WRITING] = True
         _settle(connection, guard, guard.outside)
 
@@ -108,14 +129,17 @@ def _wait(connection: Connection, guard: Guard) -> None:
 def is_autocommit(connection: Connection) -> bool:
     """Whether each statement commits by itself."""
     engine_wide = getattr(connection.dialect, "_on_connect_isolation_level", None)
-    return connection.get_execution_options().get("isolation_level", engine_wide) == "AUTOCOMMIT"
+    asked: object = connection.get_execution_options().get("isolation_level", engine_wide)
+    return asked == "AUTOCOMMIT" or getattr(connection.connection.dbapi_connection, "autocommit", None) is True
 
 
 def _refuse_autocommit(connection: Connection) -> None:
-    if is_autocommit(connection):
+    """After ``_wait``: SQLite's driver is in a transaction by then, unless it was told to begin none."""
+    driver: Any = connection.connection.driver_connection
+    if is_autocommit(connection) or (connection.dialect.name == "sqlite" and not driver.in_transaction):
         raise LedgerError(
             "The engine commits each statement by itself (AUTOCOMMIT).",
-            "A line could not reach the copy outside before its work is committed.",
+            "Work could be done in part, or without its line in the ledger.",
             "Use an engine with transactions: create_engine(url) without isolation_level.",
         )
 

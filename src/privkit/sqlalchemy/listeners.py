@@ -13,10 +13,22 @@ from sqlalchemy.sql import visitors
 from sqlalchemy.sql.lambdas import LambdaElement
 
 from privkit import purposes
-from privkit.errors import NotProtectedError, PrivkitError
-from privkit.sqlalchemy import criteria, epochs, ledger, read_gate, silence, upserts, write_forms, write_gate
+from privkit.errors import NotProtectedError, PrivkitError, StatementRefused
+from privkit.sqlalchemy import (
+    criteria,
+    defaults,
+    epochs,
+    ledger,
+    observations,
+    read_gate,
+    silence,
+    upserts,
+    write_forms,
+    write_gate,
+)
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.registry import executing, guard_of, register
+from privkit.sqlalchemy.types import guarded_columns
 
 
 def protect(guard: Guard, engine: Engine | AsyncEngine) -> None:
@@ -40,7 +52,7 @@ def protect(guard: Guard, engine: Engine | AsyncEngine) -> None:
     event.listen(sync, "before_cursor_execute", before_cursor_execute)
     event.listen(sync, "after_cursor_execute", after_cursor_execute)
     event.listen(sync, "handle_error", handle_error)
-    for end in ("rollback", "rollback_savepoint", "rollback_twophase"):
+    for end in ("commit", "commit_twophase", "rollback", "rollback_savepoint", "rollback_twophase"):
         event.listen(sync, end, epochs.forget_created)
     if guard.outside is not None:
         event.listen(sync, "engine_connect", meet_outside)
@@ -48,6 +60,8 @@ def protect(guard: Guard, engine: Engine | AsyncEngine) -> None:
         event.listen(sync, "commit_twophase", before_commit)
         event.listen(sync, "rollback", ledger.forget)
         event.listen(sync, "rollback_twophase", after_rollback)
+    event.listen(sync, "engine_connect", write_observations)
+    observations.remember(guard, sync)
 
 
 def engine_connect(connection: Connection) -> None:
@@ -64,6 +78,13 @@ def meet_outside(connection: Connection) -> None:
     except BaseException:
         connection.close()  # nobody else holds it
         raise
+
+
+def write_observations(connection: Connection) -> None:
+    """Write what was counted, from time to time."""
+    guard = guard_of(connection.dialect)
+    assert guard is not None
+    observations.engine_connect(connection, guard)
 
 
 def before_commit(connection: Connection, *transaction: Any) -> None:
@@ -117,9 +138,13 @@ def _core_select(guard: Guard, statement: Select[Any]) -> Select[Any]:
     elements = list(visitors.iterate(statement)) if hidden else []
     if any(isinstance(each, criteria.Mark) for each in elements):
         return statement
-    if any(each in hidden for each in elements if isinstance(each, Table)):
-        return criteria.visible(guard, statement)
-    return statement
+    standing = {each for each in elements if isinstance(each, Table) and each in hidden}
+    try:
+        return criteria.visible(guard, statement) if standing else statement
+    except StatementRefused:
+        if not criteria.may_lack(guard, scope, standing):
+            raise
+        return statement  # the read gate counts it
 
 
 def before_cursor_execute(
@@ -175,11 +200,23 @@ def do_orm_execute(state: ORMExecuteState) -> None:
 @event.listens_for(Session, "after_flush")
 def after_flush(session: Session, flush_context: Any) -> None:
     """What was stored in a purpose leaves with it, as what was loaded does; but new rows may yet be rolled back."""
-    session.info.setdefault(_NEW, weakref.WeakSet()).update(session.new)
+    session.info.setdefault(_NEW, weakref.WeakSet()).update(map(inspect, session.new))
     entry = purposes.active()
     guard = guard_of(session.get_bind().dialect) if entry is not None and session.bind is not None else None
     if entry is not None and guard is not None:
         _remember(guard, entry, session)
+        _expire_filled_in(guard, session)
+
+
+def _expire_filled_in(guard: Guard, session: Session) -> None:
+    """A field that ``onupdate`` changed is loaded again when it is touched."""
+    for instance in session.dirty:
+        each, mapper = guard.protected(type(instance)), inspect(type(instance))
+        for table in mapper.tables if each is not None else ():
+            for name in defaults.filled_in(table, guarded_columns(table)):
+                attribute = inspect(instance).attrs[mapper.get_property_by_column(table.columns[name]).key]
+                if not attribute.history.has_changes():
+                    session.expire(instance, [attribute.key])
 
 
 @event.listens_for(Session, "after_commit")
@@ -200,7 +237,7 @@ def after_soft_rollback(session: Session, previous: Any) -> None:
 
 
 _NEW, _LATER = "privkit_new", "privkit_later"
-"""Where a session keeps the objects that it has stored and not committed, and what is to be done once it has."""
+"""Where a session keeps the states of objects that it has stored and not committed, and what to do once it has."""
 
 
 def _remember(guard: Guard, entry: purposes.Active, session: Session) -> None:
@@ -221,10 +258,12 @@ def _forget(guard: Guard, ended: purposes.Scope, session: Session | None) -> Non
     new = session.info.get(_NEW, ())
     if new:
         session.info.setdefault(_LATER, []).append(lambda: _forget(guard, ended, session))
-    for instance in (each for each in list(session.identity_map.values()) if each not in new):
+    for instance in (each for each in list(session.identity_map.values()) if inspect(each) not in new):
         each = guard.protected(type(instance))
         state = inspect(instance)
-        names = (*each.model.fields, *criteria.computed(state.mapper)) if each is not None else ()
+        fields = each.model.fields if each is not None else {}
+        leaving = [name for name, field in fields.items() if not guard.observations.stays(field.id, ended)]
+        names = (*leaving, *criteria.computed(state.mapper)) if each is not None else ()
         loaded = [name for name in names if name in state.dict and not state.attrs[name].history.has_changes()]
         if loaded:
             session.expire(instance, loaded)

@@ -21,10 +21,16 @@ def read(connection: Connection, query: Any, parameters: Mapping[str, Any] | Non
 
 
 def consented_at(guard: Guard, table: Table, at: Any) -> Any:
-    """Return SQL that is true when the data subject is of age, or a guardian consented to the purpose in force."""
+    """Return SQL that is true when the data subject is of age, or a guardian consented to the purpose in force.
+
+    Without a purpose a personal field is written only where the policy observes, and there is no consent to that.
+    """
     scope = purposes.current()
     today = cautious_today(guard.now())
-    condition = children.with_consent(guard, table, at, scope.names, lambda: today) if scope is not None else None
+    names = scope.names if scope is not None else None
+    if names is None and not guard.observations.tables:
+        return true()
+    condition = children.with_consent(guard, table, at, names, lambda: today)
     return true() if condition is None else condition
 
 

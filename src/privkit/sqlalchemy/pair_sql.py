@@ -5,15 +5,14 @@ SQLite adds no constraint to a table, so there the CHECK comes with the column.
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Any
 
 from sqlalchemy import DDL, Column, DefaultClause, Dialect, LargeBinary, Table, event
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.elements import ClauseElement
-from sqlalchemy.types import JSON
 
 from privkit.sqlalchemy.envelope_check import check_name, check_texts
-from privkit.sqlalchemy.types import plain_type
 
 DEFAULT = {"sqlite": "x'02'", "postgresql": "'\\x02'::bytea"}
 """What a sealed column holds of a row whose value is not sealed yet, as SQL, by the name of the dialect."""
@@ -36,12 +35,17 @@ def _pending_postgresql(element: Any, compiler: Any, **kwargs: Any) -> str:
 
 
 def trigger_name(sealed: Column[Any]) -> str:
-    """Return the name of the trigger that notices programs which change the old column alone."""
-    return f"privkit_{sealed.table.name}_{sealed.name}_pending"[:63]
+    """Return the name of the trigger that notices programs which change the old column alone.
+
+    PostgreSQL runs triggers in the order of their names, and this one has to see what others made of the row. No two
+    columns share a name, nor, on PostgreSQL, the function of that name.
+    """
+    assert isinstance(sealed.table, Table)
+    return f"zzz_privkit_{sha256(f'{sealed.table.fullname}.{sealed.name}'.encode()).hexdigest()[:32]}_pending"
 
 
 def create_sql(sealed: Column[Any], old: Column[Any], dialect: Dialect) -> list[str]:
-    """Return the statements that create the trigger."""
+    """Return the statements that create the trigger. It compares bytes: to a column's collation "A" may be "a"."""
     quote = dialect.identifier_preparer.quote
     table, name = dialect.identifier_preparer.format_table(sealed.table), quote(trigger_name(sealed))
     ours, theirs, index = quote(sealed.name), quote(old.name), f"{sealed.name}_ix"
@@ -49,18 +53,19 @@ def create_sql(sealed: Column[Any], old: Column[Any], dialect: Dialect) -> list[
     if dialect.name == "sqlite":
         keys = " AND ".join(f"{quote(key.name)} IS NEW.{quote(key.name)}" for key in sealed.table.primary_key.columns)
         cleared = f"{ours} = x'02'" + (f", {quote(index)} = NULL" if indexed else "")
+        new, before = (f"CAST({each}.{theirs} AS BLOB)" for each in ("NEW", "OLD"))
         return [
-            f"CREATE TRIGGER {name} AFTER UPDATE OF {theirs} ON {table} FOR EACH ROW WHEN NEW.{theirs} IS NOT "
-            f"OLD.{theirs} AND NEW.{ours} IS OLD.{ours} AND NEW.{ours} IS NOT x'00' "
+            f"CREATE TRIGGER {name} AFTER UPDATE OF {theirs} ON {table} FOR EACH ROW WHEN {new} IS NOT {before} "
+            f"AND NEW.{ours} IS OLD.{ours} AND (NEW.{theirs} IS NOT NULL OR coalesce(NEW.{ours}, x'00') <> x'00') "
             f"BEGIN UPDATE {table} SET {cleared} WHERE {keys}; END"
         ]
-    text = "text" if isinstance(plain_type(old), JSON) else ""
-    new, before = (f"CAST({each}.{theirs} AS text)" if text else f"{each}.{theirs}" for each in ("NEW", "OLD"))
+    new, before = (f'CAST({each}.{theirs} AS text) COLLATE "C"' for each in ("NEW", "OLD"))
     cleared = f"NEW.{ours} := '\\x02'::bytea;" + (f" NEW.{quote(index)} := NULL;" if indexed else "")
     return [
         f"CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $privkit$ BEGIN "
-        f"IF {new} IS DISTINCT FROM {before} AND NEW.{ours} IS NOT DISTINCT FROM OLD.{ours} "
-        f"AND NEW.{ours} IS DISTINCT FROM '\\x00'::bytea THEN {cleared} END IF; RETURN NEW; END $privkit$",
+        f"IF {new} IS DISTINCT FROM {before} AND NEW.{ours} IS NOT DISTINCT FROM OLD.{ours} AND "
+        f"(NEW.{theirs} IS NOT NULL OR coalesce(NEW.{ours}, '\\x00'::bytea) <> '\\x00'::bytea) "
+        f"THEN {cleared} END IF; RETURN NEW; END $privkit$",
         f"CREATE TRIGGER {name} BEFORE UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION {name}()",
     ]
 

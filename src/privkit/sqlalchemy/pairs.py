@@ -29,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.sqltypes import _Binary
-from sqlalchemy.types import TypeEngine
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from privkit.catalog import Field
 from privkit.crypto import DESTROYED
@@ -126,8 +126,17 @@ def _check(field: Field, adopting: Adopting, plain: TypeEngine[Any]) -> None:
         raise _unfit(field, "a column in place has no other phase, and needs its last day", "until=date(2026, 12, 31)")
     if foreign and adopting.phase == "dual":
         raise _unfit(field, "reads are not served from another library's ciphertext", 'phase="sealed", until=date(...)')
-    if isinstance(adopting.previous, Plain) and adopting.until is not None and field.python_type not in _TEXT_TYPES:
+    legible = field.python_type in _TEXT_TYPES and not _converts(plain)
+    if isinstance(adopting.previous, Plain) and adopting.until is not None and not legible:
         raise _unfit(field, "its plain values cannot be read where its sealed ones are", "Leave until= out.")
+
+
+def _converts(plain: TypeEngine[Any]) -> bool:
+    """Whether what the database holds is another text than the value, as with a type that encodes or encrypts."""
+    if not isinstance(plain, TypeDecorator):
+        return False
+    hooks = ("process_bind_param", "process_result_value", "bind_processor", "result_processor", "column_expression")
+    return any(getattr(type(plain), name) is not getattr(TypeDecorator, name) for name in hooks)
 
 
 def _unfit(field: Field, why: str, fix: str) -> MappingError:

@@ -14,28 +14,33 @@ from privkit import purposes
 from privkit.crypto import HEADER_SIZE
 from privkit.crypto.envelope import EPOCH_SIZE, KEY_ID_SIZE
 from privkit.errors import StatementRefused
-from privkit.sqlalchemy import criteria, epochs, keystore, textual, views
+from privkit.sqlalchemy import criteria, epochs, keystore, observations, textual, views
 from privkit.sqlalchemy.attributes import not_exact, not_needed
 from privkit.sqlalchemy.facts import Facts, facts_of
 from privkit.sqlalchemy.guard import OWN_ALIAS, Guard
+from privkit.sqlalchemy.observations import Lack
 from privkit.sqlalchemy.search import search_refused
 
 
 def before_cursor_execute(guard: Guard, connection: Connection, statement: str, context: Any) -> None:
     """Hold a statement to the current purpose. Raises PurposeError or StatementRefused before it is sent."""
     scope = purposes.current()
-    if (scope is not None and scope.internal) or (context is not None and context.isddl):
+    if scope is not None and scope.internal:
+        return
+    if context is not None and context.isddl:
+        views.forget(connection.dialect)
         return
     compiled = context.compiled if context is not None else None
     if not isinstance(compiled, SQLCompiler):
-        _check_text(guard, connection, statement)
+        textual.check(guard, connection, statement, scope)
         return
     facts = facts_of(compiled)
     strangers = [each for each in facts.tables if each not in guard.tables and not each.name.startswith(OWN_ALIAS)]
     if facts.textual or any(guard.resembles(table) for table in strangers):
-        _check_text(guard, connection, statement)
-    elif strangers:
-        views.check(guard, connection, (table.name for table in strangers))
+        textual.check(guard, connection, statement, scope)
+    elif strangers or facts.functions:
+        names = facts.functions.union(table.name for table in strangers)
+        textual.check_names(guard, connection, statement, scope, names)
     if facts.personal:
         check(guard, facts, scope)
     if facts.searches:
@@ -45,48 +50,63 @@ def before_cursor_execute(guard: Guard, connection: Connection, statement: str, 
         _check_rows(guard, compiled, statement, scope)
 
 
-def _check_text(guard: Guard, connection: Connection, statement: str) -> None:
-    textual.check(guard, connection.dialect, statement)
-    views.check(guard, connection, textual.sources(statement, connection.dialect))
-
-
 def check(guard: Guard, facts: Facts, scope: purposes.Scope | None) -> None:
     """Raise PurposeError for the first field of a statement that ``scope`` does not allow as it is touched."""
-    for field in (*facts.selected.values(), *facts.used.values()):
-        access = scope.access(field.id) if scope is not None else None
-        if access is None:
-            raise not_needed(field, scope)
-        if field.id in facts.used and not access.exact:
-            assert scope is not None
-            raise not_exact(field, scope)
+    _check_fields(guard, facts, scope)
     if facts.mixed is not None:
-        raise StatementRefused(
+        error = StatementRefused(
             f"A union returns {facts.mixed} in one arm and something else in another, in the same place.",
             "Its values would be returned unopened, or more exactly than the purpose may see them.",
             "Return the same fields in the same places of every arm, or run two statements.",
             field=facts.mixed.id,
         )
+        if any(guard.rule(field).sealed for field in (facts.mixed, *facts.selected.values())):
+            raise error
+        observations.refuse(guard, Lack.PLACE, error, scope, facts.mixed)
     for field in facts.uncovered.values():
         if guard.rule(field).sealed:
             raise search_refused(field, "sorting or computing")
         if any(term.purpose.keep for term in guard.rule(field).terms):
-            raise StatementRefused(
+            error = StatementRefused(
                 f"{field} is sorted or computed with, where its expiry cannot be applied.",
                 "A value whose lifetime has ended would still decide the result.",
                 f"Wrap it: privacy.live(Model.{field.name}) is NULL once the field has expired.",
                 field=field.id,
             )
+            observations.refuse(guard, Lack.LIFETIME, error, scope, field)
+
+
+def _check_fields(guard: Guard, facts: Facts, scope: purposes.Scope | None) -> None:
+    lacking = set()
+    for field in (*facts.selected.values(), *facts.used.values()):
+        access = scope.access(field.id) if scope is not None else None
+        if field.id in lacking:
+            continue
+        if scope is None or access is None:
+            observations.refuse(guard, observations.lacks(scope), not_needed(field, scope), scope, field)
+        elif field.id in facts.used and not access.exact:
+            observations.refuse(guard, Lack.EXACTNESS, not_exact(field, scope), scope, field)
+        else:
+            continue
+        lacking.add(field.id)
+    if not lacking:
+        guard.observations.comply(facts, scope)
+        return
+    for field_id in {**facts.selected, **facts.used}.keys() - lacking:
+        guard.observations.comply(field_id, scope)
 
 
 def _check_rows(guard: Guard, compiled: SQLCompiler, statement: str, scope: purposes.Scope | None) -> None:
     """Every place where a table with hidden rows stands in the statement must have its criteria beside it."""
     for table in criteria.criteria_for(guard, scope).tables & criteria.bare_tables(guard, compiled, statement):
-        raise StatementRefused(
+        error = StatementRefused(
             f"{table.name} has rows that this statement must not see, and it arrived without the criteria.",
             "Expired rows, or those of children without consent, would be selected.",
             "Run it with session.execute(select(Model)); replace any()/has() by a join or in_(select(...)).",
             table=table.name,
         )
+        passes = criteria.may_lack(guard, scope, {table})
+        observations.refuse_all(guard, Lack.CRITERIA, error, scope, [f"{table.name}.*"], passes=passes)
 
 
 def after_cursor_execute(guard: Guard, connection: Connection, cursor: Any, context: Any, executemany: bool) -> None:

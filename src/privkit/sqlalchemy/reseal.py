@@ -22,7 +22,7 @@ from privkit.crypto.envelope import KEY_ID_SIZE
 from privkit.errors import KeyringError, MappingError, SealedError, ShreddedError
 from privkit.purposes import internally
 from privkit.sqlalchemy import keystore, ledger, tables, waiting
-from privkit.sqlalchemy.destroy import destroy_epochs, destroy_keys, key_columns, keyset
+from privkit.sqlalchemy.destroy import destroy_epochs, destroy_keys, key_columns, keyset, require_rows
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.mapping import KEY_COLUMN
 from privkit.sqlalchemy.scan import require_sealed_columns
@@ -69,9 +69,10 @@ def reseal(
     """Seal anew what is not as it would be sealed now. ``fields``: only these, each as ``table.column``.
 
     ``patience``: seconds for which rows that others have locked are tried again. The keys of epochs under a former
-    field id are destroyed once nothing is left under it. Raises KeyringError where there is no sealed field,
-    MappingError for an unknown one.
+    field id are destroyed once nothing is left under it, and the transactions have ended that were open then. Raises
+    KeyringError where there is no sealed field, MappingError for an unknown one, InvalidValue for an empty batch.
     """
+    require_rows(batch)
     with internally():
         work = [_Work(guard, engine, each, batch, patience, progress) for each in _chosen(guard, fields)]
         return Resealed({each.values.name: each.run() for each in work})
@@ -101,12 +102,17 @@ class _Work:
 
     def run(self) -> Counts:
         """Look at all values until a look finds nothing to do."""
-        until, resealed = clock.monotonic() + self.patience, 0
+        until, resealed, waited = clock.monotonic() + self.patience, 0, False
         while True:
             seen = self._look()
             resealed += seen.resealed
             if not seen.left and not seen.resealed:
-                self._end_former_epochs(seen)
+                if not waited and not seen.failed and self._former_epochs():
+                    waiting.for_open_transactions(self.guard, self.engine, patience=self.patience)
+                    waited = True  # what an older build was writing meanwhile is there now: look again
+                    continue
+                if waited and not seen.failed:
+                    self._end_former_epochs()
                 return Counts(seen.scanned, resealed, 0, seen.failed)
             if not seen.resealed:
                 if clock.monotonic() >= until:
@@ -149,15 +155,17 @@ class _Work:
             ledger.append(connection, self.guard, "resealed", {"field": self.values.name, "count": count})
         return count
 
-    def _end_former_epochs(self, seen: Counts) -> None:
+    def _former_epochs(self) -> list[tuple[str, int]]:
+        table, former = self.guard.own_table(tables.EPOCH), self.values.field.marker.formerly
+        query = select(table.c.field, table.c.number).where(table.c.field.in_(former), table.c.wrapped.is_not(None))
+        with self.engine.connect() as connection:
+            return [(field, number) for field, number in connection.execute(query)] if former else []
+
+    def _end_former_epochs(self) -> None:
         """Nothing is sealed in them any more, but in backups: those end with the epoch, as all copies do."""
-        former = self.values.field.marker.formerly
-        if seen.failed or not former:
-            return
+        keys = self._former_epochs()
         with self.engine.begin() as connection:
-            table = self.guard.own_table(tables.EPOCH)
-            keys = select(table.c.field, table.c.number).where(table.c.field.in_(former), table.c.wrapped.is_not(None))
-            destroy_epochs(connection, self.guard, [tuple(row) for row in connection.execute(keys).all()])
+            destroy_epochs(connection, self.guard, keys)
 
 
 def renew(guard: Guard, engine: Engine, subject: bytes, *, patience: float = 600.0) -> Resealed:

@@ -22,12 +22,14 @@ from privkit.crypto.document import GENERATION_SIZE
 from privkit.errors import KeyringError, SealedError
 from privkit.purposes import internally
 from privkit.sqlalchemy import ledger, tables, waiting, wrapping
-from privkit.sqlalchemy.destroy import keyset
+from privkit.sqlalchemy.destroy import keyset, require_rows
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.scan import Found, declared_envelopes, require_sealed_columns, scan_envelopes
 
 Progress = Callable[[str, int], None]
 """Called with a key table's name and how many of its keys were wrapped anew."""
+DESTROYS = ("epoch_destroyed", "key_destroyed", "key_renewed")
+"""The kinds of lines that tell of a destroyed key."""
 _LINES = 100
 PATIENCE = 600.0
 """Seconds for which a rotation waits for open transactions, and for keys that another worker holds."""
@@ -153,6 +155,7 @@ def key_status(guard: Guard, engine: Engine) -> KeyStatus:
 def _rotated(
     guard: Guard, engines: Sequence[Engine], ends: str, batch: int, patience: float, progress: Progress | None
 ) -> Rotation:
+    require_rows(batch)
     for engine in engines:
         _require_keys(guard, engine)
     before = [tuple(declared_envelopes(guard, engine)) for engine in engines]
@@ -193,13 +196,23 @@ def _added(guard: Guard, engine: Engine, generation: int, ends: str) -> tuple[da
     with engine.connect() as connection:
         added = [line for line in _lines(connection, guard, "generation_added") if line["generation"] == generation]
         since = datetime.fromisoformat(added[0]["since"]) if added else None
-        if since is None or (ends == "keys_rolled" and _destroyed_since(guard, connection, engine, since)):
+        if since is None or (ends == "keys_rolled" and _destroyed_since(guard, connection, engine, generation, since)):
             return None, False
         return since, any(line["generation"] == generation for line in _lines(connection, guard, ends))
 
 
-def _destroyed_since(guard: Guard, connection: Connection, engine: Engine, since: datetime) -> bool:
-    """Whether a key was destroyed that may have been wrapped under the generation which came at ``since``."""
+def _destroyed_since(guard: Guard, connection: Connection, engine: Engine, generation: int, since: datetime) -> bool:
+    """Whether a key was destroyed that may have been wrapped under the generation which came at ``since``.
+
+    By the clock, and by the order of the ledger, which stands when a clock jumps back.
+    """
+    line = guard.own_table(tables.LEDGER)
+    after = select(line.c.kind, line.c.body).where(line.c.kind.in_((*DESTROYS, "generation_added")))
+    for kind, body in connection.execute(after.order_by(line.c.seq.desc())):
+        if kind in DESTROYS:
+            return True
+        if json.loads(body)["generation"] == generation:
+            break
     return any(
         connection.execute(select(table.c.wrapped).where(table.c.destroyed_at >= since).limit(1)).first() is not None
         for table in _key_tables(guard, engine)

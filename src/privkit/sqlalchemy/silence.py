@@ -8,6 +8,7 @@ application can still tell which constraint was broken.
 from __future__ import annotations
 
 import functools
+import logging
 import re
 import traceback
 from collections.abc import Callable, Iterator
@@ -34,13 +35,22 @@ _ABOUT_SCHEMA = b"SVCstcdn"
 
 
 def quieten(engine: Engine) -> None:
-    """Keep parameters and result rows out of an engine's log, whatever its ``echo`` says."""
+    """Keep parameters and result rows out of an engine's log, whatever its ``echo`` says, and out of its driver's."""
     engine.hide_parameters = True
     engine._should_log_debug = _never  # type: ignore[method-assign]
+    if engine.driver == "aiosqlite":
+        logging.getLogger("aiosqlite").addFilter(_without_arguments)
 
 
 def _never() -> bool:
     return False
+
+
+def _without_arguments(record: logging.LogRecord) -> bool:
+    """aiosqlite logs each call that it makes; statements and parameters are its arguments."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(getattr(each, "func", each) for each in record.args)
+    return True
 
 
 def clean(error: BaseException) -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sqlalchemy import BigInteger, Column, DateTime, Index, Integer, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Column, Date, DateTime, Index, Integer, LargeBinary, MetaData, String, Table, Text
 
 KEY, EPOCH = "privkit_key", "privkit_epoch"
 LEDGER, HOLD, CONSENT = "privkit_ledger", "privkit_hold", "privkit_consent"
+OBSERVATION = "privkit_observation"
+OBSERVED_NAMES = {"outcome": 12, "field": 200, "purpose": 200, "place": 200}
+"""What is counted, with the longest texts: together they are a primary key in every database."""
+
 _Serial = BigInteger().with_variant(Integer, "sqlite")
 
 
@@ -40,6 +44,7 @@ def _epoch(metadata: MetaData) -> None:
         metadata,
         Column("field", String(255), primary_key=True, comment="the field's stable id"),
         Column("number", _Serial, primary_key=True, autoincrement=False, comment="1 began with 1970"),
+        Column("event", String(255), nullable=False, comment="whose time tells a value's epoch"),
         Column("starts", DateTime(timezone=True), nullable=False),
         Column("ends", DateTime(timezone=True), nullable=False),
         Column("key_id", LargeBinary(16), nullable=False),
@@ -93,10 +98,22 @@ def _consent(metadata: MetaData) -> None:
     Index("ix_privkit_consent_subject", consent.c.subject, consent.c.purpose, consent.c.seq)
 
 
+def _observation(metadata: MetaData) -> None:
+    names = (Column(name, String(length), primary_key=True) for name, length in OBSERVED_NAMES.items())
+    Table(
+        OBSERVATION,
+        metadata,
+        Column("day", Date, primary_key=True, comment="UTC"),
+        *names,
+        Column("count", BigInteger, nullable=False),
+    )
+
+
 _DEFINED: dict[str, Callable[[MetaData], None]] = {
     KEY: _key,
     EPOCH: _epoch,
     LEDGER: _ledger,
     HOLD: _hold,
     CONSENT: _consent,
+    OBSERVATION: _observation,
 }

@@ -1,104 +1,154 @@
-"""Holds SQL text to the same rule: text has no types, so no value it returns could be opened, reduced or expired.
+"""Holds SQL text to the same rule: it may touch a field only for a purpose that needs it exactly.
 
-Text that names a protected table may touch only columns without personal data. What does not parse is
-refused when it names such a table at all.
+Text has no types, so nothing that it returns can be opened, reduced or expired, nor what it stores be sealed: fields of
+which that would be due are refused, and so is text whose effect is not known. ``privacy.unchecked("why")`` opens it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections import Counter
-from functools import lru_cache
-from typing import Any
+from collections.abc import Iterable
 
-import sqlglot
-from sqlalchemy import Dialect
-from sqlglot import expressions as exp
-from sqlglot.errors import SqlglotError
+from sqlalchemy import Connection
 
-from privkit.errors import StatementRefused
+from privkit import purposes, unchecked
+from privkit.catalog import Field
+from privkit.errors import PurposeError, StatementRefused
+from privkit.purposes import Scope
+from privkit.sqlalchemy import criteria, ledger, sqltext, views
+from privkit.sqlalchemy.attributes import not_exact, not_needed
 from privkit.sqlalchemy.guard import OWN_ALIAS, Guard
-from privkit.sqlalchemy.mapping import ADULT_COLUMN, KEY_COLUMN
-from privkit.sqlalchemy.types import field_of
+from privkit.sqlalchemy.observations import Lack, lacks, refuse, refuse_all
+from privkit.sqlalchemy.views import Touched
+from privkit.unchecked import Unchecked
 
-_OWN = (KEY_COLUMN, ADULT_COLUMN)
-_WRITES = re.compile(r"\b(insert|update|delete|truncate|merge|drop|alter|replace)\b", re.IGNORECASE)
-_DIALECTS = {"postgresql": "postgres"}
+LINES = 100
+"""How many different statements of one block the ledger names; the line after them says that there were more."""
+
+_OWN_TABLE = re.compile(rf"(?<!\w){OWN_ALIAS}\w+", re.IGNORECASE)
+_DEFINES = re.compile(r"\b(create|alter|drop|attach|do|call)\b", re.IGNORECASE)
+_LITERAL = re.compile(r"\$(\w*)\$.*?\$\1\$|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*@[^\"]*\"|\b\d[\d.]*\b", re.DOTALL)
 
 
-def check(guard: Guard, dialect: Dialect, statement: str) -> None:
-    """Raise StatementRefused when SQL text may touch a personal field."""
-    protected = {table.name.lower(): table for table in guard.tables}
-    named = [name for name in protected if re.search(rf"(?<![\w]){re.escape(name)}(?![\w])", statement, re.IGNORECASE)]
-    if re.search(rf"(?<![\w]){OWN_ALIAS}\w+", statement) and _WRITES.search(statement):
-        raise _refused("privkit's own tables", "keys, consent or evidence")
-    if not named:
+def check(guard: Guard, connection: Connection, statement: str, scope: Scope | None) -> None:
+    """Hold SQL text to the rule. Raises PurposeError or StatementRefused."""
+    text = sqltext.read(statement, connection.dialect.name)
+    if _OWN_TABLE.search(statement) and (text.unresolved or sqltext.WRITES.search(statement)):
+        raise _refused("privkit's own tables", "Keys, consent or evidence would be changed outside every rule.", "")
+    touched = views.touched_by_text(guard, connection, text)
+    _hold(guard, connection, statement, scope, touched, writes=text.writes)
+    if _DEFINES.search(statement):
+        views.forget(connection.dialect)  # it is asked again once the statement has run
+
+
+def check_names(
+    guard: Guard, connection: Connection, statement: str, scope: Scope | None, names: Iterable[str]
+) -> None:
+    """Hold what stands behind the unknown tables and functions of a statement to the rule."""
+    _hold(guard, connection, statement, scope, views.touched_by_names(guard, connection, names), writes=False)
+
+
+def _hold(
+    guard: Guard, connection: Connection, statement: str, scope: Scope | None, touched: Touched, *, writes: bool
+) -> None:
+    if touched.unresolved is None:
+        _check_purpose(guard, scope, touched)
+    elif touched.tables and scope is None and unchecked.current() and not _passes(guard, scope, touched):
+        raise _no_purpose(touched)
+    refusal = _refusal(guard, scope, touched, writes=writes)
+    if refusal is None:
         return
-    columns = _columns(statement, _DIALECTS.get(dialect.name, dialect.name))
-    for name in named:
-        for column in protected[name].columns:
-            field = field_of(column)
-            if column.name in _OWN and (columns is None or column.name in columns):
-                raise _refused(name, f"{name}.{column.name}")
-            if field is not None and (columns is None or "*" in columns or column.name.lower() in columns):
-                raise _refused(name, str(field) if columns is not None else None)
+    block = unchecked.current()
+    if block is None or (writes and touched.unresolved is None and _unwritable(guard, touched)):
+        names = sorted(f"{table.name}.*" for table in touched.tables) or ["*"]
+        refuse_all(guard, Lack.TEXT, refusal, scope, names, passes=_passes(guard, scope, touched))
+        return
+    _record(guard, connection, block, statement, touched)
 
 
-def sources(statement: str, dialect: Dialect) -> Counter[str]:
-    """Count how often each table stands in a statement's FROM, at any depth, but for aliases that are privkit's own.
-
-    A statement that does not parse counts every name in it as often as it occurs, so that a gate errs on the safe side.
-    """
-    try:
-        trees = sqlglot.parse(statement, read=_DIALECTS.get(dialect.name, dialect.name))
-    except SqlglotError:
-        return Counter(re.findall(r"\w+", statement.lower()))
-    found: Counter[str] = Counter()
-    for tree in trees:
-        for table in tree.find_all(exp.Table) if tree is not None else ():
-            if not table.alias.startswith(OWN_ALIAS):
-                found[table.name.lower()] += 1
-    return found
+def _passes(guard: Guard, scope: Scope | None, touched: Touched) -> bool:
+    """Whether text goes through where the policy observes. What is not understood may touch any table."""
+    unknown, observed = touched.unresolved is not None, guard.observations.tables
+    return (
+        observed >= (guard.tables.keys() if unknown else touched.tables)
+        and criteria.may_lack(guard, scope, touched.tables)
+        and (unknown or not _unwritable(guard, touched))
+    )
 
 
-@lru_cache(maxsize=1024)
-def _columns(statement: str, dialect: str) -> frozenset[str] | None:
-    """Return the column names that a statement mentions, ``*`` for all, or None when it does not parse."""
-    try:
-        trees = sqlglot.parse(statement, read=dialect)
-    except SqlglotError:
-        return None
-    names: set[str] = set()
-    for tree in trees:
-        if tree is None:
-            continue
-        if isinstance(tree, exp.Command):
-            return None
-        names.update(_mentioned(tree))
-    return frozenset(names)
+def _check_purpose(guard: Guard, scope: Scope | None, touched: Touched) -> None:
+    for field in touched.fields.values():
+        access = scope.access(field.id) if scope is not None else None
+        if scope is None or access is None:
+            refuse(guard, lacks(scope), not_needed(field, scope), scope, field)
+        elif not access.exact:
+            refuse(guard, Lack.EXACTNESS, not_exact(field, scope), scope, field)
+        else:
+            guard.observations.comply(field.id, scope)
 
 
-def _mentioned(tree: Any) -> set[str]:
-    names = {node.name.lower() for node in tree.find_all(exp.Identifier)}
-    for star in tree.find_all(exp.Star):
-        if not isinstance(star.parent, exp.Count):
-            names.add("*")
-    tables = {table.alias_or_name.lower() for table in tree.find_all(exp.Table)}
-    if any(column.name.lower() in tables for column in tree.find_all(exp.Column)):
-        names.add("*")  # a whole row, as in row_to_json(r)
-    if any(alias.columns for alias in tree.find_all(exp.TableAlias)):
-        names.add("*")  # the columns go by other names
-    for insert in tree.find_all(exp.Insert):
-        if not isinstance(insert.this, exp.Schema):
-            names.add("*")
-    return names
+def _refusal(guard: Guard, scope: Scope | None, touched: Touched, *, writes: bool) -> StatementRefused | None:
+    """Why text may not do what it does without ``unchecked``; None: it may."""
+    if touched.unresolved is not None:
+        over = ", ".join(sorted(table.name for table in touched.tables))
+        return _refused(
+            f"SQL text{f' over {over}' if over else ''}",
+            f"It could not be understood: {touched.unresolved}. What it reads and stores is not known.",
+            over,
+        )
+    for field in touched.fields.values():
+        if _is_sealed(guard, field):
+            return _refused(str(field), "The field is sealed: text can neither open it nor seal it.", field.id)
+        if writes:
+            return _refused(str(field), "What text stores is not checked: consent, owner, event times.", field.id)
+        if any(term.purpose.keep for term in guard.rule(field).terms):
+            return _refused(str(field), "Its values expire, and text would return them all the same.", field.id)
+    if touched.fields:
+        for table in criteria.criteria_for(guard, scope).tables & touched.tables:
+            return _refused(table.name, "It has rows that may not be seen now, and text would return them.", table.name)
+    for name in sorted(touched.own):
+        return _refused(name, "It is privkit's own: by it a row finds its key.", name)
+    return None
 
 
-def _refused(table: str, field: str | None) -> StatementRefused:
-    what = f"SQL text touches {field}" if field else f"SQL text over {table} could not be understood"
+def _is_sealed(guard: Guard, field: Field) -> bool:
+    return guard.rule(field).sealed or field.marker.search is not None or field.marker.adopting is not None
+
+
+def _unwritable(guard: Guard, touched: Touched) -> bool:
+    return bool(touched.own) or any(_is_sealed(guard, field) for field in touched.fields.values())
+
+
+def _record(guard: Guard, connection: Connection, block: Unchecked, statement: str, touched: Touched) -> None:
+    """Append one line for each block, database and statement, before the statement is sent."""
+    shape = hashlib.sha256(" ".join(_LITERAL.sub("?", statement).split()).encode()).hexdigest()
+    known = (id(connection.dialect), shape)
+    if known in block.seen or len(block.seen) > LINES:
+        return
+    body: dict[str, object] = {"block": block.number, "reason": block.reason}
+    if len(block.seen) == LINES:
+        body["more"] = True
+    else:
+        body |= {"statement": shape, "tables": sorted(table.name for table in touched.tables)}
+    with purposes.internally():
+        ledger.append_at_once(connection, guard, "unchecked", body)
+    block.seen.add(known)
+
+
+def _no_purpose(touched: Touched) -> PurposeError:
+    return PurposeError(
+        f"SQL text over {', '.join(sorted(table.name for table in touched.tables))} runs unchecked, without a purpose.",
+        "Every read and write of personal data has a purpose.",
+        "Open one around it:  with privacy.purpose(...): ...",
+    )
+
+
+def _refused(what: str, why: str, name: str) -> StatementRefused:
     return StatementRefused(
-        f"{what}; privkit cannot open, reduce or expire what text returns, nor seal what it stores.",
-        "Its values would pass outside every rule.",
-        "Write it with select(), insert() or update() on the model; text may name columns without personal data.",
-        table=table,
+        f"SQL text may touch {what}.",
+        why,
+        "Write it with select(), insert() or update() on the model; text may name columns without personal data.\n"
+        'Where nothing else will do:  with privacy.unchecked("why"): ...   (the ledger records it)',
+        name=name,
     )

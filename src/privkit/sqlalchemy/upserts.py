@@ -180,7 +180,7 @@ def _from_excluded(
         return [BindParameter(None, value, unique=True)]
     if isinstance(value, BindParameter) and value.callable is None:
         return [value]
-    check_expression(guard, table, name, guarded.get(name))
+    check_expression(guard, table, name, guarded.get(name), value)
     return []
 
 

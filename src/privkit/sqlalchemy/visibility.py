@@ -51,7 +51,12 @@ def readable(column: ColumnElement[Any], kind: Guarded) -> ColumnElement[Any]:
     guard = executing.get() or kind.guard
     if guard is None or kind.guard is None:
         return column
-    table, at = _standing(column, kind)
+    try:
+        table, at = _standing(column, kind)
+    except StatementRefused:
+        if kind.sealed or kind.field.id not in guard.observations.fields:
+            raise
+        return column  # observed: the read gate counts it
     dead = expired(guard, kind, table, at)
     if not kind.sealed:
         return column if dead is None else type_coerce(case((dead, None), else_=column), kind)
@@ -169,8 +174,7 @@ def _cutoff(guard: Guard, kind: Guarded, event: str, time: ColumnElement[Any]) -
 
 def cutoff(guard: Guard, field_id: str, event: str) -> datetime:
     """Return the event time at and before which a field has expired for the purposes now in force."""
-    scope = purposes.current()
-    access = scope.access(field_id) if scope is not None else None
+    access = guard.observations.access(field_id, purposes.current())
     if access is None:
         return MAXIMUM
     now = guard.now()

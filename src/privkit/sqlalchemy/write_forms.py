@@ -18,14 +18,26 @@ from sqlalchemy.types import NULLTYPE
 
 from privkit import purposes
 from privkit.errors import StatementRefused
-from privkit.sqlalchemy import pairs as adopted
 from privkit.sqlalchemy.attributes import not_needed
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.index import SearchIndex
 from privkit.sqlalchemy.mapping import ADULT_COLUMN, KEY_COLUMN
-from privkit.sqlalchemy.types import Guarded
+from privkit.sqlalchemy.observations import lacks, refuse
+from privkit.sqlalchemy.types import Guarded, original
 
 Parameters = list[dict[str, Any]]
+
+
+def refuse_alias(guard: Guard, target: Any) -> None:
+    """Raise StatementRefused for an UPDATE of an alias of a protected table, whose values the gate would not see."""
+    for table in visitors.iterate(target):
+        if isinstance(table, Table) and original(table) in guard.tables:
+            raise StatementRefused(
+                f"An UPDATE names {table.name} by an alias.",
+                "Its values could be neither sealed nor held to the purpose, nor a row's key kept as it is.",
+                f"Update the table itself: update({table.name}); alias what it is compared with.",
+                table=table.name,
+            )
 
 
 def as_parameters(
@@ -42,7 +54,7 @@ def as_parameters(
     given: dict[Any, Any] = dict(statement._values or {}) | dict(getattr(statement, "_ordered_values", None) or ())
     moved: dict[str, BindParameter[Any]] = {}
     for key, value in given.items():
-        name = _name(table, key)
+        name = name_of(table, key)
         if name not in watched and not upsert:
             continue
         if isinstance(value, BindParameter) and value.callable is None:
@@ -52,7 +64,7 @@ def as_parameters(
         elif isinstance(value, Null) and name in guarded and guarded[name].sealed:
             moved[name] = BindParameter(None, value, type_=NULLTYPE)
         else:
-            check_expression(guard, table, name, guarded.get(name))
+            check_expression(guard, table, name, guarded.get(name), value, parameters)
     parameters = [_with_values(each, moved) for each in parameters or [{}]] if moved else parameters
     _refuse_own_columns(table, parameters, given)
     return (_without(statement, table, moved) if moved else statement), parameters
@@ -79,18 +91,18 @@ def is_owner_column(table: Table, column: Column[Any]) -> bool:
     return KEY_COLUMN not in table.columns and bool(column.foreign_keys)
 
 
-def _name(table: Table, key: Any) -> str:
+def name_of(table: Table, key: Any) -> str:
     return str(table.columns[key if isinstance(key, str) else key.key].key)
 
 
 def _without(statement: Insert | Update, table: Table, moved: Mapping[str, Any]) -> Any:
     copy: Any = statement._generate()
     if statement._values is not None:
-        rest = {key: value for key, value in statement._values.items() if _name(table, key) not in moved}
+        rest = {key: value for key, value in statement._values.items() if name_of(table, key) not in moved}
         copy._values = type(statement._values)(rest) if rest else None
     ordered = getattr(copy, "_ordered_values", None)
     if ordered:
-        copy._ordered_values = [(key, value) for key, value in ordered if _name(table, key) not in moved] or None
+        copy._ordered_values = [(key, value) for key, value in ordered if name_of(table, key) not in moved] or None
     return copy
 
 
@@ -121,10 +133,10 @@ def _rows_of_values(
         pairs: Any = given.items() if isinstance(given, Mapping) else zip(table.columns, given, strict=False)
         row: dict[str, Any] = {}
         for key, value in pairs:
-            name = _name(table, key)
+            name = name_of(table, key)
             plain = isinstance(value, BindParameter) and value.callable is None
             if name in watched and not plain and isinstance(value, ClauseElement) and not isinstance(value, Null):
-                check_expression(guard, table, name, guarded.get(name))
+                check_expression(guard, table, name, guarded.get(name), value)
             row[name] = value.value if plain else value
         rows.append(row)
     if any(row.keys() != rows[0].keys() for row in rows):
@@ -144,11 +156,16 @@ def with_rows(statement: Insert, rows: Parameters) -> Any:
     return copy
 
 
-def check_expression(guard: Guard, table: Table, name: str, kind: Guarded | None) -> None:
+def check_expression(
+    guard: Guard, table: Table, name: str, kind: Guarded | None, value: Any, rows: Parameters | None = None
+) -> None:
     """Only an unsealed field without a search may be computed by the database, and only for a purpose that needs it."""
     marker = kind.field.marker if kind is not None else None
     if kind is not None and not kind.sealed and marker and marker.search is None and marker.adopting is None:
         check_purpose(guard, kind)
+        for bind in (each for each in visitors.iterate(value) if isinstance(each, BindParameter)):
+            for row in rows or [{}]:
+                purposes.refuse_reduced(kind.field, row.get(bind.key, bind.effective_value))
         return
     raise StatementRefused(
         f"{kind.field if kind else f'{table.name}.{name}'} would be set from an SQL expression.",
@@ -160,51 +177,11 @@ def check_expression(guard: Guard, table: Table, name: str, kind: Guarded | None
 
 def check_purpose(guard: Guard, kind: Guarded) -> None:
     """Raise PurposeError unless the purpose in force needs the field, and so may collect or change it."""
-    scope = purposes.current()
-    if scope is None or scope.access(guard.rule(kind.field).field.id) is None:
-        raise not_needed(kind.field, scope)
-
-
-def fill_in_defaults(
-    guard: Guard, statement: Insert, table: Table, guarded: Mapping[str, Guarded], parameters: Parameters
-) -> None:
-    """What SQLAlchemy or the database would fill in later is filled in here, where it can be sealed and indexed."""
-    for column in own_event_columns(guard, table):
-        if column.default is not None and (column.default.is_scalar or column.default.is_callable):
-            for row in parameters:
-                if column.key not in row:
-                    row[column.key] = _default(statement, table, column, row)
-    for name, kind in guarded.items():
-        column = table.columns[name]
-        filled = column.default is not None or (column.server_default is not None and not adopted.is_adopted(kind))
-        for row in parameters if filled and (kind.sealed or kind.field.marker.search is not None) else ():
-            if name not in row:
-                row[name] = _default(statement, table, column, row)
-
-
-def _default(statement: Insert, table: Table, column: Column[Any], row: Mapping[str, Any]) -> Any:
-    default: Any = column.default
-    if default is not None and default.is_scalar:
-        return default.arg
-    if default is not None and default.is_callable:
-        fixed = {_name(table, key): getattr(value, "value", None) for key, value in (statement._values or {}).items()}
-        return default.arg(_Row(fixed | dict(row)))
-    raise StatementRefused(
-        f"{table.name}.{column.name} is left to a default that the database computes.",
-        "The database cannot seal or index it.",
-        f"Give {table.name}.{column.name} a value, None too, or a default in Python: mapped_column(default=...).",
-        table=table.name,
-    )
-
-
-class _Row:
-    """What a default that looks at its row is given in place of SQLAlchemy's execution context."""
-
-    def __init__(self, values: dict[str, Any]) -> None:
-        self.current_parameters = values
-
-    def get_current_parameters(self, isolate_multiinsert_groups: bool = True) -> dict[str, Any]:
-        return self.current_parameters
+    scope, field = purposes.current(), guard.rule(kind.field).field
+    if scope is None or scope.access(field.id) is None:
+        refuse(guard, lacks(scope), not_needed(kind.field, scope), scope, field)
+    else:
+        guard.observations.comply(field.id, scope)
 
 
 def _refuse_unseen(statement: Insert, table: Table, parameters: Parameters) -> None:
@@ -259,7 +236,7 @@ def own_column(column: Column[Any]) -> StatementRefused:
 
 def _refuse_own_columns(table: Table, parameters: Parameters, given: Mapping[Any, Any]) -> None:
     """Nobody but the gate sets a row's key, its search hashes or the day of age."""
-    names = {_name(table, key) for key in given}
+    names = {name_of(table, key) for key in given}
     for column in filter(is_own, table.columns):
         if column.key in names or any(row.get(column.key) is not None for row in parameters):
             raise own_column(column)

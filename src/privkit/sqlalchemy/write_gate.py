@@ -16,8 +16,10 @@ from sqlalchemy import (
     JSON,
     Connection,
     Insert,
+    LargeBinary,
     Table,
     Update,
+    bindparam,
     false,
     func,
     select,
@@ -29,7 +31,7 @@ from privkit.crypto import SubjectKey
 from privkit.crypto.aead import nonces
 from privkit.deidentify import leaves_residue
 from privkit.errors import StatementRefused
-from privkit.sqlalchemy import children, double, epochs, keystore, pairs, twins, upserts
+from privkit.sqlalchemy import children, defaults, double, epochs, keystore, pairs, twins, upserts
 from privkit.sqlalchemy.guard import Guard, own_alias
 from privkit.sqlalchemy.index import hash_for
 from privkit.sqlalchemy.lookups import among, chunks, consented_at, no_consent, read
@@ -41,18 +43,23 @@ from privkit.sqlalchemy.write_forms import (
     Parameters,
     as_parameters,
     check_purpose,
-    fill_in_defaults,
     is_owner_column,
     json_nulls,
     matching,
     own_event_columns,
+    refuse_alias,
     with_rows,
 )
 
 
 def before_execute(guard: Guard, connection: Connection, statement: Any, many: Any, one: Any) -> tuple[Any, Any, Any]:
     """Seal what an INSERT or UPDATE writes. Returns the statement and parameters to go on with."""
-    if not isinstance(statement, Insert | Update) or not isinstance(statement.table, Table) or _internal():
+    if not isinstance(statement, Insert | Update):
+        return statement, many, one
+    if _internal():
+        return defaults.kept_as_they_are(statement, many or [one or {}]), many, one
+    if not isinstance(statement.table, Table):
+        refuse_alias(guard, statement.table)
         return statement, many, one
     table = original(statement.table)
     guarded = guarded_columns(table)
@@ -63,12 +70,15 @@ def before_execute(guard: Guard, connection: Connection, statement: Any, many: A
     statement, parameters = as_parameters(guard, statement, table, guarded, parameters)
     upsert = None
     if isinstance(statement, Insert):
-        fill_in_defaults(guard, statement, table, guarded, parameters)
+        defaults.fill_in_defaults(guard, statement, table, guarded, parameters)
         if statement._post_values_clause is not None:
             statement, upsert = upserts.prepare(guard, connection, statement, table, guarded, parameters)
+    else:
+        defaults.fill_in_changes(guard, statement, table, guarded, parameters)
     pairs.fill(table, guarded, parameters, new=isinstance(statement, Insert))
     double.refuse(connection, guard, guarded, parameters)
     _check_purpose(guard, guarded, parameters, changes=isinstance(statement, Update))
+    _refuse_reduced(guarded, parameters)
     _store_event_times(guard, table, parameters)
     twins.refuse(guard, connection, table, guarded, statement, parameters)
     if isinstance(statement, Insert):
@@ -98,6 +108,14 @@ def _check_purpose(guard: Guard, guarded: Mapping[str, Guarded], parameters: Par
     for name, kind in guarded.items():
         if any(name in row and (changes or row[name] is not None) for row in parameters):
             check_purpose(guard, kind)
+
+
+def _refuse_reduced(guarded: Mapping[str, Guarded], parameters: Parameters) -> None:
+    """What a purpose saw at a lower precision never takes the exact value's place."""
+    for name, kind in guarded.items():
+        for row in parameters:
+            if row.get(name) is not None:
+                purposes.refuse_reduced(kind.field, row[name])
 
 
 def _store_event_times(guard: Guard, table: Table, parameters: Parameters) -> None:
@@ -252,7 +270,31 @@ def _seal_update(
         owner = _new_owner(guard, connection, table, row, ids, sealed) or key
         known = epochs.of_stored_rows(guard, connection, table, guarded, statement, row)
         _seal_rows(guard, connection, table, guarded, [row], [owner], known)
-    return statement
+    return _while_theirs(guard, table, statement, parameters, found, sealed)
+
+
+def _while_theirs(
+    guard: Guard,
+    table: Table,
+    statement: Update,
+    parameters: Parameters,
+    found: Sequence[set[bytes | None]],
+    sealed: Sequence[str],
+) -> Any:
+    """Have an UPDATE pass by rows that another writer gave to somebody else, or let it match, since the look-up."""
+    if any(len(ids) > 1 for ids in found) or not any(
+        row.get(name) is not None for row in parameters for name in sealed
+    ):
+        return statement
+    for row, ids in zip(parameters, found, strict=True):
+        row[_OWNER] = next(iter(ids), None)
+    owner = owner_key(guard, table, table)  # of a row that had none nothing was sealed, and it may get one meanwhile
+    expected = func.coalesce(bindparam(_OWNER, type_=LargeBinary()), owner)
+    return statement.where(owner.is_not_distinct_from(expected))
+
+
+_OWNER = "privkit_owner"
+"""The parameter that holds the key id of the data subject for whom a parameter set was sealed."""
 
 
 def _matching_nothing(statement: Update, parameters: Parameters, guarded: Mapping[str, Guarded]) -> Any:

@@ -12,7 +12,7 @@ from privkit.errors import LedgerError
 from privkit.purposes import internally
 from privkit.retention import Run
 from privkit.retention.run import Progress
-from privkit.sqlalchemy import erasure, ledger
+from privkit.sqlalchemy import destroy, erasure, ledger
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.tables import LEDGER
 
@@ -40,6 +40,7 @@ class Replay:
 def replay(guard: Guard, engine: Engine, *, batch: int = 1000, progress: Progress | None = None) -> Replay:
     """Catch up with the ledger's copy outside, destroy what remains of the erased, and purge what is due now.
 
+    Keys that the ledger says were destroyed are destroyed again, also where key tables were restored without it.
     May be killed and run again; on a database that was not restored it changes nothing but what is due. Raises
     LedgerError where no copy is known, or it tells of another past; PlanError as a plan does.
     """
@@ -49,10 +50,15 @@ def replay(guard: Guard, engine: Engine, *, batch: int = 1000, progress: Progres
             "A restored backup cannot tell who was erased since it was made.",
             'Give one: Privacy(..., ledger=LedgerFile("ledger.jsonl")).',
         )
+    destroy.require_rows(batch)
     with internally():
         with engine.connect() as connection:
             ledger.meet(connection, guard)
             lines = _caught_up(connection, guard)
+        with engine.begin() as connection:
+            ledger.lock(connection, guard)
+            erasure.bury_again(connection, guard)
+        with engine.connect() as connection:
             todo = list(erasure.pages(connection, guard))
         done = [_destroy(guard, engine, ids) for ids in todo]
         fields, rows = sum(each for each, _ in done), sum(each for _, each in done)

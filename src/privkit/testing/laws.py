@@ -27,9 +27,7 @@ from sqlalchemy.orm.attributes import flag_modified
 
 from privkit import purposes
 from privkit.catalog import Field
-from privkit.consent.age import cautious_today
 from privkit.crypto import codec_for, parse
-from privkit.deidentify import reduce
 from privkit.errors import ConformanceError, InvalidValue, NotProtectedError, PurposeError, SealedError
 from privkit.location import nearby
 from privkit.markers import Equality, Nearby
@@ -183,7 +181,7 @@ def _require_same(trial: Trial, scope: purposes.Scope, value: Any) -> None:
     access = scope.access(trial.field.id)
     if access is None:
         raise ConformanceError(f"The purpose {scope} does not see the field that it needs.")
-    expected = reduce(access.precision, value, cautious_today(trial.privacy.guard.now()))
+    expected = trial.privacy.guard.reduced(access.precision, value, trial.stored())
     for got in trial.reads():
         if _kind(got) is not _kind(expected) or not (got == expected or (got != got and expected != expected)):
             raise ConformanceError(f"What is read for {scope} is not what was written.")

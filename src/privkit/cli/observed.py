@@ -1,0 +1,20 @@
+"""The verb that lists what was counted of uses: what would have been refused, and what was."""
+
+from __future__ import annotations
+
+import typer
+
+from privkit.cli.application import database, load_privacy
+from privkit.cli.commands import FOUND, AppOption, UrlOption, app, console
+from privkit.cli.screen import observed_view
+from privkit.sqlalchemy.observations import GAP, VIOLATION
+
+
+@app.command()
+def observed(app: AppOption = None, url: UrlOption = None) -> None:
+    """List uses that enforce would refuse (violations, gaps), and those it refused; exit 1 for violations and gaps."""
+    privacy = load_privacy(app)
+    with database(privacy, url) as engine:
+        found = privacy.observed(engine)
+    console.print(observed_view(found))
+    raise typer.Exit(FOUND if any(each.outcome in (VIOLATION, GAP) for each in found) else 0)
