@@ -7,7 +7,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, TypeVar, cast
 from weakref import WeakSet
 
@@ -295,11 +295,14 @@ class Privacy:
         with engine.connect() as connection:
             return observations.flush(self.guard, connection)
 
-    def observed(self, engine: Engine) -> list[Observation]:
-        """Return what was counted of uses: violations and gaps under ``observe``, and what ``enforce`` refused."""
+    def observed(self, engine: Engine, *, since: date = date.min) -> list[Observation]:
+        """Return what was counted of uses: violations and gaps under ``observe``, and what ``enforce`` refused.
+
+        ``since``: the first day, in UTC.
+        """
         self.flush_observations(engine)
         with engine.connect() as connection:
-            return observations.read(connection, self.guard)
+            return observations.read(connection, self.guard, since)
 
     def check(self, engine: Engine | None = None) -> list[Finding]:
         """Return the findings of the models, and of a live database when one is given, worst first."""

@@ -342,8 +342,11 @@ def precision_of(field: Field, value: Any) -> Precision | None:
     """
     if isinstance(value, Reduced):
         return value.precision
-    kind = {int: Year, bool: Is}.get(type(value))
-    return next((each for each in field.purposes.values() if kind and isinstance(each, kind)), None)
+    kind = _UNMARKED.get(type(value))
+    return None if kind is None else next((each for each in field.purposes.values() if isinstance(each, kind)), None)
+
+
+_UNMARKED: dict[type, type[Year | Is]] = {int: Year, bool: Is}
 
 
 def refuse_reduced(field: Field, value: Any) -> None:

@@ -40,6 +40,7 @@ def test_what_goes_through_is_listed_with_its_place_and_is_to_be_mended(project:
     ended = project.run("observed", COLUMNS="120")
     assert 1 == ended.code
     assert "gap: riders.name without a purpose at job:nightly_job:8" in " ".join(ended.out.split())
+    assert 0 == project.run("observed", "--since", "2026-06-02").code
     assert "riders is in observe since 2026-06-01 (0 days)" in " ".join(project.run("check").out.split())
 
 

@@ -79,6 +79,11 @@ def share_an_address(there: Place) -> None:
         session.commit()
 
 
+def run_unchecked(there: Place) -> None:
+    with there.privacy.purpose("account"), there.privacy.unchecked("a report"), there.engine.connect() as connection:
+        connection.exec_driver_sql("SELECT name FROM riders").all()
+
+
 GAPS: dict[str, Callable[[Place], None]] = {
     "PK821": lambda there: there.sql("CREATE TABLE guestbook (id INTEGER)"),
     "PK822": lambda there: there.sql("ALTER TABLE trips ADD COLUMN weather VARCHAR(20)"),
@@ -91,6 +96,7 @@ GAPS: dict[str, Callable[[Place], None]] = {
     "PK829": lambda there: there.sql("UPDATE riders SET email = (SELECT email FROM riders WHERE id = 1) WHERE id = 2"),
     "PK830": lambda there: there.sql("UPDATE riders SET email_ix = NULL WHERE id = 2"),
     "PK831": share_an_address,
+    "PK832": run_unchecked,
 }
 
 

@@ -15,7 +15,7 @@ INSTEAD = {
     r"ttl": "keep",
     r"scrub(s|bed|bing|ber)?": "suppress, generalise or pseudonymise",
     r"saniti[sz]\w*": "suppress, generalise or pseudonymise",
-    r"(?<!')blobs?": "envelope; in quotes it is SQLite's name of a type",
+    r"(?<!')(?<!as )blobs?": "envelope; in quotes, or after AS, it is SQLite's name of a type",
     r"anonymi[sz]e[rsd]?(?=\()": "the technique's name: being anonymous is a claim about a result",
     r"opt[- ](in|out)": "consent",
     r"tickets?": "request",

@@ -12,7 +12,6 @@ from privkit import catalog
 from privkit.errors import PolicyError
 from privkit.location import GeoPoint
 from privkit.markers import (
-    AgeBand,
     AtLeastAge,
     BirthDate,
     Exact,

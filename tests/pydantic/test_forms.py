@@ -12,7 +12,16 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import pydantic.dataclasses
 import pytest
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, RootModel, TypeAdapter, computed_field
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    RootModel,
+    TypeAdapter,
+    computed_field,
+    field_serializer,
+)
 from pydantic_core import PydanticSerializationError
 
 from privkit import NotPersonal, Personal
@@ -203,3 +212,16 @@ def test_g23_what_is_dumped_is_what_the_purpose_needs(form: str) -> None:
             assert EMAIL not in str(dump())
         with pytest.raises((PurposeError, PydanticSerializationError), match="no purpose is set"):
             dump()
+
+
+class Shouted(PersonalModel):
+    emails: list[Annotated[str, ADDRESS]] = []
+
+    @field_serializer("emails")
+    def shout(self, value: list[str]) -> list[str]:
+        return [each.upper() for each in value]
+
+
+def test_a_serializer_of_many_values_runs_where_the_marker_is_inside_of_the_list() -> None:
+    with purpose("account"):
+        assert {"emails": [EMAIL.upper()]} == Shouted(emails=[EMAIL]).model_dump()

@@ -508,11 +508,11 @@ def test_a13_a_column_that_is_too_narrow_for_an_envelope_is_a_finding(
 ) -> None:
     made = build(database_url, tmp_path, clock, None, "email_sealed", search=None)
     made.model.metadata.create_all(made.engine)
-    assert [] == [each for each in made.privacy.check(made.engine) if each.code == "PK830"]
+    assert [] == [each for each in made.privacy.check(made.engine) if each.code == "PK833"]
     made.raw("DROP TABLE riders")
     lite = "sqlite" in made.url
     columns = "email_sealed VARBINARY(50), privkit_key BLOB" if lite else "email_sealed VARCHAR(50), privkit_key BYTEA"
     made.raw(f"CREATE TABLE riders (id INTEGER PRIMARY KEY, {columns}, closed_at TIMESTAMP)")
-    (narrow,) = [each for each in made.privacy.check(made.engine) if each.code == "PK830"]
+    (narrow,) = [each for each in made.privacy.check(made.engine) if each.code == "PK833"]
     assert "riders.email_sealed" == narrow.where
     assert "is 50 wide in the database, and an envelope of its longest value has 54 bytes." in narrow.what

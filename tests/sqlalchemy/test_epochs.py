@@ -270,9 +270,10 @@ def test_an_epoch_of_another_event_is_never_over_and_nothing_is_sealed_in_it(
     later = track_service(str_url(tracks), tmp_path, clock, changed)
     assert later.privacy.purge(later.engine, later.privacy.plan(later.engine)).ok
     assert [SPOT] == spots(later)
-    with pytest.raises(MappingError, match="formerly"), later.privacy.purpose("dispatch"), Session(later.engine) as new:
-        new.add(Position(carrier_id=1, spot=SPOT, noted_at=START - 29 * DAY))
-        new.commit()
+    with later.privacy.purpose("dispatch"), Session(later.engine) as session:
+        session.add(Position(carrier_id=1, spot=SPOT, noted_at=START - 29 * DAY))
+        with pytest.raises(MappingError, match="formerly"):
+            session.commit()
     later.engine.dispose()
 
 

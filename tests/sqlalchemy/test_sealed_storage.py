@@ -318,8 +318,8 @@ def test_g08_core_engine_and_text_are_enforced_or_refused(service: RideService) 
             refuses(PrivkitError, lambda statement=statement: connection.execute(statement).all())
             refuses(PrivkitError, lambda statement=statement: pandas.read_sql(statement, connection))
         for words in ("SELECT home FROM riders", "SELECT * FROM riders", "SELECT upper(name) FROM riders r"):
-            refuses(StatementRefused, lambda words=words: connection.execute(text(words)).all())
-            refuses(StatementRefused, lambda words=words: connection.exec_driver_sql(words).all())
+            refuses(PrivkitError, lambda words=words: connection.execute(text(words)).all())
+            refuses(PrivkitError, lambda words=words: connection.exec_driver_sql(words).all())
         refuses(PurposeError, lambda: connection.execute(delete(Rider).where(Rider.name == NAME)))
     with service.privacy.purpose("pickup"), service.engine.connect() as connection:
         assert pandas.read_sql(select(columns.home), connection)["home"].tolist() == [PLACE]

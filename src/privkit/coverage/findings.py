@@ -172,7 +172,7 @@ GUESSABLE_INDEX = Kind(
     "Equal values have equal hashes: who holds the table and knows how often values occur matches the two.", live=True,
 )  # fmt: skip
 NARROW_COLUMN = Kind(
-    "PK830", Severity.HIGH, "sealed column that is too narrow",
+    "PK833", Severity.HIGH, "sealed column that is too narrow",
     "An envelope is longer than its value; one that is cut off never opens again.", live=True,
 )  # fmt: skip
 UNCHECKED_TEXT = Kind(

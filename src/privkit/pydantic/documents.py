@@ -85,7 +85,8 @@ class Document(Generic[M]):
         dump = Sealing(purposes.current())
         token = sealing.set(dump)
         try:
-            written = instance.model_dump(mode="json", by_alias=True, round_trip=True)
+            # not the instance's own method: one that adds keys would read what is not covered
+            written = PersonalModel.model_dump(instance, mode="json", by_alias=True, round_trip=True)
         finally:
             sealing.reset(token)
         key = self._keys.for_sealing(subject)

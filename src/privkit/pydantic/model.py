@@ -50,7 +50,8 @@ class PersonalModel(BaseModel):
 
     Limits:
 
-    - What is not marked, and what ``extra="allow"`` lets in, is not held back.
+    - What is not marked, and what ``extra="allow"`` lets in, is not held back; nor is what is marked in a plain
+      model, a dataclass or a TypedDict: they have no gates.
     - The instance holds what it was given: attributes, ``dict(model)``, ``vars``, copies and pickle are memory.
       ``model_construct``, ``model_copy(update=...)`` and assignment put values in without a purpose (with
       ``validate_assignment=True`` assignment asks for one). All dumps still obey; a dict put in place of a nested

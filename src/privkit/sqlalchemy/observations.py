@@ -40,7 +40,7 @@ INTERVAL = 60.0
 """Seconds between two times that an engine's counts are written."""
 
 WAIT, WAIT_AT_EXIT = 50, 5000
-"""Milliseconds that the application waits for another's lock on the counts; where it is held, they are written later."""
+"""Milliseconds that the application waits for another's lock on the counts, before they are left for later."""
 
 LIMIT = 2000
 """How many different counts are kept in memory; what comes after them is counted without its place."""
@@ -207,7 +207,8 @@ def lacks(scope: Scope | None) -> Lack:
 def flush(guard: Guard, connection: Connection, *, wait: int | None = None) -> int:
     """Add this process's counts to ``privkit_observation``, in a transaction of its own; return how many lines.
 
-    ``wait``: for another's lock, in milliseconds; None: as long as the connection does. Raises what the driver raises where they cannot be written; they are kept then.
+    ``wait``: for another's lock, in milliseconds; None: as long as the connection does. Raises what the driver raises
+    where they cannot be written; they are kept then.
     """
     taken = guard.observations.take()
     if not taken:
@@ -269,14 +270,16 @@ def _idle(connection: Connection) -> bool:
     return not isinstance(connection.engine.pool, StaticPool)
 
 
-def read(connection: Connection, guard: Guard) -> list[Observation]:
-    """Return what all processes have counted and written, by outcome, field, purpose and place."""
+def read(connection: Connection, guard: Guard, since: date = date.min) -> list[Observation]:
+    """Return what all processes have written of a day and those after it, by outcome, field, purpose and place."""
     table = guard.own_table(OBSERVATION)
     names = [table.c[name] for name in OBSERVED_NAMES]
     days = (func.min(table.c.day).label("first"), func.max(table.c.day).label("last"))
     totals = (func.sum(table.c.count).label("count"), *days)
     with internally():
-        rows = connection.execute(select(*names, *totals).group_by(*names).order_by(*names)).all()
+        rows = connection.execute(
+            select(*names, *totals).where(table.c.day >= since).group_by(*names).order_by(*names)
+        ).all()
     return [Observation(**{**row._mapping, "count": int(row._mapping["count"])}) for row in rows]
 
 

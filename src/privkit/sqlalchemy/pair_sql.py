@@ -53,7 +53,8 @@ def create_sql(sealed: Column[Any], old: Column[Any], dialect: Dialect) -> list[
     if dialect.name == "sqlite":
         keys = " AND ".join(f"{quote(key.name)} IS NEW.{quote(key.name)}" for key in sealed.table.primary_key.columns)
         cleared = f"{ours} = x'02'" + (f", {quote(index)} = NULL" if indexed else "")
-        new, before = (f"CAST({each}.{theirs} AS BLOB)" for each in ("NEW", "OLD"))
+        binary = LargeBinary().compile(dialect=dialect)
+        new, before = (f"CAST({each}.{theirs} AS {binary})" for each in ("NEW", "OLD"))
         return [
             f"CREATE TRIGGER {name} AFTER UPDATE OF {theirs} ON {table} FOR EACH ROW WHEN {new} IS NOT {before} "
             f"AND NEW.{ours} IS OLD.{ours} AND (NEW.{theirs} IS NOT NULL OR coalesce(NEW.{ours}, x'00') <> x'00') "

@@ -165,9 +165,9 @@ def _bare(node: Any, *, literals: bool) -> Iterator[str]:
     """A name that is no table's and no alias's, nor a column's whose table is named. SQLite takes ``'x'`` as a name."""
     if literals and isinstance(node, exp.Literal) and node.is_string:
         yield node.name.lower()
-    if not isinstance(node, exp.Identifier):
-        return
     parent = node.parent
+    if not isinstance(node, exp.Identifier) or isinstance(parent, exp.Placeholder):
+        return
     if isinstance(parent, exp.Table) or (isinstance(parent, exp.Alias | exp.TableAlias) and node.arg_key == "alias"):
         return
     if isinstance(parent, exp.TableAlias) and (node.arg_key == "this" or not isinstance(parent.parent, exp.Table)):

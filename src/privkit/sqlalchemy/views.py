@@ -95,9 +95,11 @@ def touched_by_names(guard: Guard, connection: Connection, names: Iterable[str])
     for name in sorted(asked & (SAMPLES | RUNNERS)):
         found.unresolved = f"{name} can show any table's values"
     catalog = _catalogs.get(connection.dialect)
-    if asked and (catalog is None or clock.monotonic() - catalog.at >= guard.keys.max_age.total_seconds()):
+    if not asked:
+        return found
+    if catalog is None or clock.monotonic() - catalog.at >= guard.keys.max_age.total_seconds():
         catalog = _catalogs[connection.dialect] = _Catalog(_texts(guard, connection), clock.monotonic())
-    for name in asked if catalog is not None else ():
+    for name in asked:
         standing = _standing(guard, connection.dialect, catalog, name)
         if standing is not None:
             found.add(standing)
