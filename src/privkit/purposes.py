@@ -23,9 +23,9 @@ from typing import Any, NoReturn, ParamSpec, TypeVar, cast
 
 from privkit.catalog import Field
 from privkit.clock import Clock, system_clock
-from privkit.deidentify import Reduced, coarser, finest, in_words
+from privkit.deidentify import coarser, finest
 from privkit.errors import MappingError, PurposeError
-from privkit.markers import Exact, Is, Precision, Year
+from privkit.markers import Exact, Precision
 from privkit.policy import Keep, Policy
 from privkit.policy.resolve import FieldRule
 
@@ -332,39 +332,6 @@ def _another_process() -> PurposeError:
         "A purpose cannot be carried to another process.",
         "Its block could end here without the other side knowing.",
         'Pass keys, and open the purpose there:  def work(key): with privacy.purpose("pickup"): ...',
-    )
-
-
-def precision_of(field: Field, value: Any) -> Precision | None:
-    """Return the lower precision that a value of ``field`` was read at, or None for one that may be the value itself.
-
-    A year and an answer carry no mark, and no field that has them holds an int or a bool.
-    """
-    if isinstance(value, Reduced):
-        return value.precision
-    kind = _UNMARKED.get(type(value))
-    return None if kind is None else next((each for each in field.purposes.values() if isinstance(each, kind)), None)
-
-
-_UNMARKED: dict[type, type[Year | Is]] = {int: Year, bool: Is}
-
-
-def refuse_reduced(field: Field, value: Any) -> None:
-    """Raise PurposeError for a value, or one of several, that was read at a lower precision and would be stored."""
-    for each in value if isinstance(value, list | tuple | set | frozenset) else (value,):
-        found = precision_of(field, each)
-        if found is not None:
-            raise _not_the_value(field, found)
-
-
-def _not_the_value(field: Field, found: Precision) -> PurposeError:
-    exact = sorted(name for name, precision in field.purposes.items() if isinstance(precision, Exact))
-    example = f"with privacy.purpose({exact[0]!r}): session.refresh(row, [{field.name!r}])" if exact else ""
-    return PurposeError(
-        f"{field} was given a value that was read at a lower precision ({in_words(found)}).",
-        "It would take the place of the exact value, which nobody could get back.",
-        f"Load it in a purpose that sees it exactly ({', '.join(exact) or 'none does'}), or leave it out.  {example}",
-        field=field.id,
     )
 
 

@@ -347,6 +347,14 @@ def test_a_purpose_that_sees_a_lower_precision_cannot_search_by_the_value(servic
 # Stand-ins.
 
 
+def test_the_report_says_who_sees_a_stand_in_and_which_names_nobody_goes_without(service: RideService) -> None:
+    report = service.privacy.report()
+    (answer,) = [each for each in report.answers if each.question == "Do people have to use their real names?"]
+    assert "members.name: drivers sees stand-in name for 'drivers' only" in answer.evidence
+    assert "members.nick: rating sees initials only" in answer.evidence
+    assert () == answer.gaps
+
+
 def names(service: RideService, audience: str) -> list[Any]:
     with service.privacy.purpose(audience), Session(service.engine) as session:
         return list(session.scalars(select(Member.name).order_by(Member.id)))

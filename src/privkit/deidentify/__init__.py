@@ -1,5 +1,6 @@
 """What a value becomes when it may no longer be seen whole: a coarser value, a keyed token, or nothing."""
 
+from privkit.deidentify.marks import precision_of, refuse_reduced
 from privkit.deidentify.order import coarser, finest, in_words
 from privkit.deidentify.precision import Reduced, reduce
 from privkit.deidentify.pseudonyms import token
@@ -13,7 +14,9 @@ __all__ = [
     "in_words",
     "label",
     "leaves_residue",
+    "precision_of",
     "reduce",
+    "refuse_reduced",
     "residue",
     "stand_in",
     "token",

@@ -19,6 +19,7 @@ from privkit import purposes
 from privkit.catalog import Field
 from privkit.clock import instant
 from privkit.consent.age import cautious_today
+from privkit.deidentify import refuse_reduced
 from privkit.errors import InvalidValue, PrivkitError, PurposeError
 from privkit.location import GeoPoint
 from privkit.markers import Exact, Precision
@@ -86,7 +87,7 @@ class Gate:
             raise self.refusal(scope) or PydanticUseDefault()
         if isinstance(precision, Exact):
             if type(value) not in _UNMARKED:
-                purposes.refuse_reduced(self.field, value)
+                refuse_reduced(self.field, value)
         elif precision is not None and is_coarse(precision, value):
             return value
         return handler(value)
@@ -111,7 +112,7 @@ class Gate:
         if value is None:
             return None
         try:
-            purposes.refuse_reduced(self.field, value)
+            refuse_reduced(self.field, value)
             refused = None
         except PurposeError as error:
             refused = error

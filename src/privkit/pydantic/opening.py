@@ -80,8 +80,10 @@ class Node(dict[str, Any]):
         PurposeError where a required field has expired.
         """
         found, events = dict(self.tree), self.opening.events(plan, self.tree)
-        for name in self.opening.holders.get(plan.cls, ()):
-            found |= {key: self[key] for key in self._keys(plan, name)}
+        holders = self.opening.holders.get(plan.cls, ())
+        for name in holders:
+            if name not in plan.gates:
+                found |= {key: self[key] for key in self._keys(plan, name)}
         for name, gate in plan.gates.items():
             if scope is None or gate.precision(scope) is None:
                 continue
@@ -91,7 +93,8 @@ class Node(dict[str, Any]):
                     continue
                 if precision is not None:
                     self._precisions[name] = precision
-                    found[key] = self._opened(gate.field, key)
+                    opened, path = self._opened(gate.field, key), (*self.path, key)
+                    found[key] = placed(opened, self.opening, path, True) if name in holders else opened
                 elif gate.default is REQUIRED:
                     raise _expired(gate.field, scope)
                 else:
@@ -102,8 +105,7 @@ class Node(dict[str, Any]):
         return lookups(name, plan.infos[name]) & self.keys()
 
     def _opened(self, field: Field, key: str) -> Any:
-        path, value = (*self.path, key), self.tree[key]
-        return placed(value if self.inside else self.opening.open(field, path, value), self.opening, path, True)
+        return self.tree[key] if self.inside else self.opening.open(field, (*self.path, key), self.tree[key])
 
     def reduced(self, plan: Plan, result: _Result) -> _Result:
         """Reduce the fields of a model that was made of this to the precision of the purpose. Returns the model."""

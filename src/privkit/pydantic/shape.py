@@ -18,7 +18,7 @@ from privkit.pydantic.model import PersonalModel
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The models of a document with their events, and the unmarked fields of each that hold other models."""
+    """The models of a document with their events, and the fields of each that hold other models."""
 
     models: Mapping[type, Model]
     holders: Mapping[type, tuple[str, ...]]
@@ -30,9 +30,9 @@ def shape_of(model: type[PersonalModel]) -> Shape:
     while todo:
         cls = todo.pop()
         if cls not in models:
-            models[cls] = declared = _declared(cls)
-            found = {name: _nested(cls, name, info, declared) for name, info in cls.model_fields.items()}
-            holders[cls] = tuple(name for name, nested in found.items() if nested and name not in declared.fields)
+            models[cls] = _declared(cls)
+            found = {name: _nested(cls, name, info, models[cls]) for name, info in cls.model_fields.items()}
+            holders[cls] = tuple(name for name, nested in found.items() if nested)
             todo += [nested for each in found.values() for nested in each]
     own = models[model].events
     return Shape({cls: replace(each, events={**own, **each.events}) for cls, each in models.items()}, holders)

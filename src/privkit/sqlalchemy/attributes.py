@@ -12,7 +12,7 @@ from privkit import purposes
 from privkit.catalog import Field
 from privkit.clock import instant
 from privkit.consent.age import cautious_today
-from privkit.deidentify import coarser, reduce
+from privkit.deidentify import coarser, precision_of, reduce
 from privkit.errors import PurposeError
 from privkit.markers import Precision, StandIn
 from privkit.sqlalchemy.observations import lacks, refuse
@@ -38,7 +38,7 @@ class GuardedAttribute(InstrumentedAttribute[Any]):
 
     def _reduced(self, instance: Any, value: Any, precision: Precision, scope: purposes.Scope) -> Any:
         """Reduce what was loaded more exactly, by a block around this one or before the object left its session."""
-        known = purposes.precision_of(self.field, value)
+        known = precision_of(self.field, value)
         wanted = coarser(precision, known) if known is not None else precision
         if known is not None and wanted == known:
             return value

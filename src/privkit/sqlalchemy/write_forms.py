@@ -17,6 +17,7 @@ from sqlalchemy.sql.elements import ClauseElement
 from sqlalchemy.types import NULLTYPE
 
 from privkit import purposes
+from privkit.deidentify import refuse_reduced
 from privkit.errors import StatementRefused
 from privkit.sqlalchemy.attributes import not_needed
 from privkit.sqlalchemy.guard import Guard
@@ -165,7 +166,7 @@ def check_expression(
         check_purpose(guard, kind)
         for bind in (each for each in visitors.iterate(value) if isinstance(each, BindParameter)):
             for row in rows or [{}]:
-                purposes.refuse_reduced(kind.field, row.get(bind.key, bind.effective_value))
+                refuse_reduced(kind.field, row.get(bind.key, bind.effective_value))
         return
     raise StatementRefused(
         f"{kind.field if kind else f'{table.name}.{name}'} would be set from an SQL expression.",

@@ -29,7 +29,7 @@ from privkit import purposes
 from privkit.clock import as_utc
 from privkit.crypto import SubjectKey
 from privkit.crypto.aead import nonces
-from privkit.deidentify import leaves_residue
+from privkit.deidentify import leaves_residue, refuse_reduced
 from privkit.errors import StatementRefused
 from privkit.sqlalchemy import children, defaults, double, epochs, keystore, pairs, twins, upserts
 from privkit.sqlalchemy.guard import Guard, own_alias
@@ -115,7 +115,7 @@ def _refuse_reduced(guarded: Mapping[str, Guarded], parameters: Parameters) -> N
     for name, kind in guarded.items():
         for row in parameters:
             if row.get(name) is not None:
-                purposes.refuse_reduced(kind.field, row[name])
+                refuse_reduced(kind.field, row[name])
 
 
 def _store_event_times(guard: Guard, table: Table, parameters: Parameters) -> None:
