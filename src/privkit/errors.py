@@ -131,7 +131,7 @@ class MigrationError(PrivkitError):
 
 
 class ClockError(PrivkitError):
-    """The application's clock and the database's clock disagree by more than the limit."""
+    """An instant without a time zone was given where one with it is needed."""
 
     code = "PK602"
 

@@ -84,6 +84,15 @@ def run_unchecked(there: Place) -> None:
         connection.exec_driver_sql("SELECT name FROM riders").all()
 
 
+def leave_an_epoch(there: Place) -> None:
+    some = "x'00'" if there.binary == "BLOB" else "'\\x00'::bytea"
+    time = "'2026-01-01 00:00:00.000000'"
+    there.sql(
+        "INSERT INTO privkit_epoch (field, number, event, starts, ends, key_id, wrapped, created_at) "
+        f"VALUES ('trips.start', 1, 'trip_ended', {time}, {time}, {some}, {some}, {time})"
+    )
+
+
 GAPS: dict[str, Callable[[Place], None]] = {
     "PK821": lambda there: there.sql("CREATE TABLE guestbook (id INTEGER)"),
     "PK822": lambda there: there.sql("ALTER TABLE trips ADD COLUMN weather VARCHAR(20)"),
@@ -97,6 +106,7 @@ GAPS: dict[str, Callable[[Place], None]] = {
     "PK830": lambda there: there.sql("UPDATE riders SET email_ix = NULL WHERE id = 2"),
     "PK831": share_an_address,
     "PK832": run_unchecked,
+    "PK834": leave_an_epoch,
 }
 
 
@@ -107,7 +117,8 @@ def test_every_kind_of_live_gap_is_found_and_nothing_else_with_it(code: str, the
 
 
 def test_f14_every_live_kind_has_its_gap_here() -> None:
-    assert {code for code, kind in KINDS.items() if kind.live} == set(GAPS)
+    elsewhere = {"PK833"}  # only a type of another library has a width: test_adoption.py
+    assert {code for code, kind in KINDS.items() if kind.live} == set(GAPS) | elsewhere
 
 
 def test_f05_a_table_whose_model_is_not_imported_is_found_with_what_it_refers_to(there: Place) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-from sqlalchemy import ForeignKeyConstraint, create_engine, delete, func, insert, select, text, update
+from sqlalchemy import DDL, ForeignKeyConstraint, create_engine, delete, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 from sqlalchemy.sql.functions import Function
@@ -261,3 +261,25 @@ def test_a_driver_s_message_does_not_quote_the_row(pg_url: str, tmp_path: Path) 
     assert "one_name" in shown
     assert "Planted" not in shown
     service.engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "SELECT name FROM riders",
+        "/* a change of the schema */ SELECT name FROM riders",
+        "-- a change\nWITH r AS (SELECT name FROM riders) SELECT * FROM r",
+        "UPDATE riders SET name = 'planted'",
+    ],
+)
+def test_rows_are_not_reached_by_a_construct_for_changes_of_the_schema(service: RideService, words: str) -> None:
+    service.sign_up(rider(1))
+    with service.engine.connect() as connection, pytest.raises(PrivkitError):
+        connection.execute(DDL(words))
+
+
+def test_a_change_of_the_schema_is_none_of_the_gates_business(service: RideService) -> None:
+    with service.engine.begin() as connection:
+        connection.execute(DDL("CREATE TABLE elsewhere (id INTEGER)"))
+        connection.execute(DDL("ALTER TABLE elsewhere ADD COLUMN other INTEGER"))
+        connection.execute(DDL("DROP TABLE elsewhere"))

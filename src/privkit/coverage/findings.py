@@ -180,6 +180,11 @@ UNCHECKED_TEXT = Kind(
     "What it read and stored was held to no rule but its purpose; the ledger has a line for each statement.", live=True,
 )  # fmt: skip
 
+ENDLESS_EPOCHS = Kind(
+    "PK834", Severity.MEDIUM, "epoch keys that nothing ends",
+    "Backups of what they sealed stay readable past its period.", live=True,
+)  # fmt: skip
+
 KINDS = MappingProxyType({kind.code: kind for kind in list(globals().values()) if isinstance(kind, Kind)})
 
 

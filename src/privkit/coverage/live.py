@@ -42,7 +42,7 @@ from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.index import SearchIndex
 from privkit.sqlalchemy.mapping import KEY_COLUMN
 from privkit.sqlalchemy.observations import Observation
-from privkit.sqlalchemy.tables import LEDGER, OBSERVATION
+from privkit.sqlalchemy.tables import EPOCH, LEDGER, OBSERVATION
 from privkit.sqlalchemy.types import Guarded, plain_type
 
 TOLERANCE = timedelta(minutes=5)
@@ -99,6 +99,9 @@ class Scan:
     observed: list[Observation] = field(default_factory=list)
     """What all processes have counted of allowed and other uses."""
 
+    epochs: dict[str, int] = field(default_factory=dict)
+    """How many living epoch keys there are by field id."""
+
     def has(self, column: Column[Any]) -> bool:
         """Whether the database has this column of the models."""
         return column.name in self.columns.get(place(column.table), {})
@@ -122,9 +125,17 @@ def scan(guard: Guard, bind: Engine | Connection) -> Scan:
         for _, _, column in inventory.event_columns(guard):
             _count_future(guard, connection, column, found)
         _read_unchecked(connection, found)
+        _count_epochs(guard, connection, found)
         if any(name == OBSERVATION for _, name in found.columns):
             found.observed = observations.read(connection, guard)
         return found
+
+
+def _count_epochs(guard: Guard, connection: Connection, found: Scan) -> None:
+    table = guard.own_table(EPOCH)
+    if place(table) in found.columns:
+        living = select(table.c.field, func.count()).where(table.c.wrapped.is_not(None)).group_by(table.c.field)
+        found.epochs = {field_id: count for field_id, count in connection.execute(living)}
 
 
 def _read_unchecked(connection: Connection, found: Scan) -> None:

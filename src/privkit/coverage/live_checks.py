@@ -239,6 +239,20 @@ def unchecked_text(scan: Scan) -> Iterator[Finding]:
     )
 
 
+def endless_epochs(scan: Scan) -> Iterator[Finding]:
+    """Epoch keys of fields that the policy does not divide any more: no run comes to destroy them."""
+    divided = {rule.field.id for rule in scan.guard.rules.values() if rule.epochs is not None}
+    former = {old for rule in scan.guard.rules.values() if rule.epochs for old in rule.field.marker.formerly}
+    for field_id, count in sorted(scan.epochs.items()):
+        if field_id not in divided | former:
+            yield kinds.ENDLESS_EPOCHS.at(
+                field_id,
+                f"{field_id} has {counted(count, 'living epoch key')}, and its policy names no epoch.",
+                "Put the epoch back into the keep of its purposes, or give the field a new id with formerly=, and run:"
+                "\n    privkit reseal",
+            )
+
+
 CHECKS: tuple[Callable[[Scan], Iterator[Finding]], ...] = (
     unknown_tables,
     unknown_columns,
@@ -253,5 +267,6 @@ CHECKS: tuple[Callable[[Scan], Iterator[Finding]], ...] = (
     future_events,
     unknown_views,
     unchecked_text,
+    endless_epochs,
 )
 """All checks of a database."""

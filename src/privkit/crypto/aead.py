@@ -69,8 +69,8 @@ class Aead(KeyMaterial):
         raise SealedError(
             "A sealed value did not open.",
             "It was damaged, or moved from another field or data subject, or sealed under another key.",
-            "If its table or column was renamed, give the field its former id (formerly=). Else restore the row from a\n"
-            "backup, and find what wrote to it outside privkit.",
+            "If its table or column was renamed, give the field its former id (formerly=). Else restore the row from\n"
+            "a backup, and find what wrote to it outside privkit.",
         )
 
 

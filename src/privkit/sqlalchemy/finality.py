@@ -21,7 +21,8 @@ from privkit.sqlalchemy.tables import KEY
 class Finality:
     """What holds for a key that is destroyed at one instant.
 
-    ``unreadable_by``: no process opens anything with it. ``roll_due``: when the policy has the next ``privkit keys
+    ``unreadable_by``: no process opens anything with it, except what was fetched before and is still being read.
+    ``roll_due``: when the policy has the next ``privkit keys
     roll``, which makes it final everywhere; None: the policy does not say (``keys: {roll: P90D}``).
     """
 

@@ -62,9 +62,13 @@ def load(connection: Connection, guard: Guard, ids: Iterable[bytes]) -> list[Sub
 
 
 def for_sealing(connection: Connection, guard: Guard, ids: Iterable[bytes]) -> dict[bytes, SubjectKey]:
-    """Return the keys to seal with. Raises ShreddedError for a destroyed one: nobody comes back to life."""
+    """Return the keys to seal with. Raises ShreddedError for a destroyed one: nobody comes back to life.
+
+    Another process may have destroyed a key that this one still has in memory, so the table is asked.
+    """
     guard.keyring.require_writable()
     wanted = set(ids)
+    _forget_destroyed(connection, guard, [key_id for key_id in wanted if guard.keys.get(key_id) is not None])
     keys = {key.id: key for key in load(connection, guard, wanted)}
     if len(keys) < len(wanted):
         raise ShreddedError(
@@ -73,6 +77,17 @@ def for_sealing(connection: Connection, guard: Guard, ids: Iterable[bytes]) -> d
             "Do not write for an erased data subject; a person who returns is a new data subject.",
         )
     return keys
+
+
+def _forget_destroyed(connection: Connection, guard: Guard, ids: list[bytes]) -> None:
+    table = guard.own_table(KEY)
+    for start in range(0, len(ids), CHUNK):
+        destroyed = select(table.c.id).where(table.c.id.in_(ids[start : start + CHUNK]), table.c.wrapped.is_(None))
+        with internally():
+            found = [bytes(key_id) for key_id in connection.execute(destroyed).scalars()]
+        for key_id in found:
+            guard.keys.forget(key_id)
+        guard.shredded.update(found)
 
 
 def create(connection: Connection, guard: Guard, count: int) -> list[SubjectKey]:

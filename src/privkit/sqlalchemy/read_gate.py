@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any
@@ -29,6 +30,8 @@ def before_cursor_execute(guard: Guard, connection: Connection, statement: str, 
         return
     if context is not None and context.isddl:
         views.forget(connection.dialect)
+        if _touches_rows(statement):
+            textual.check(guard, connection, statement, scope)
         return
     compiled = context.compiled if context is not None else None
     if not isinstance(compiled, SQLCompiler):
@@ -48,6 +51,18 @@ def before_cursor_execute(guard: Guard, connection: Connection, statement: str, 
     returns = bool(facts.selected) if compiled.isupdate or compiled.isdelete else not compiled.isinsert
     if returns and not facts.textual:
         _check_rows(guard, compiled, statement, scope)
+
+
+_ABOUT_ROWS = re.compile(
+    r"\s*(?:--[^\n]*\n\s*|/\*.*?\*/\s*|\()*"
+    r"(?:select|with|values|table|insert|update|delete|replace|merge|copy|explain|call|do|execute|refresh)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def _touches_rows(statement: str) -> bool:
+    """Whether what was given as DDL("...") reads or changes rows: that construct takes any text."""
+    return any(_ABOUT_ROWS.match(part) for part in statement.split(";"))
 
 
 def check(guard: Guard, facts: Facts, scope: purposes.Scope | None) -> None:
