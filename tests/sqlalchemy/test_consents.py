@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from threading import Event
 from typing import Any
 
@@ -15,11 +15,20 @@ from sqlalchemy.orm import Session, aliased
 from sqlalchemy.orm.exc import ObjectDeletedError
 
 from privkit import GeoPoint
-from privkit.errors import InvalidValue, MappingError, PolicyError, PurposeError, SealedError
+from privkit.errors import (
+    ConsentRequired,
+    InvalidValue,
+    KeyringError,
+    MappingError,
+    PlanError,
+    PolicyError,
+    PurposeError,
+    SealedError,
+)
 from privkit.sqlalchemy import consents, ledger
 from privkit.sqlalchemy.consents import ConsentLedger
 from tests.databases import raw_rows
-from tests.sqlalchemy.rides import Clock, Rider, RideService, Trip, rider
+from tests.sqlalchemy.rides import SIGN_UP, Clock, Rider, RideService, Trip, rider
 
 CHILD, ADULT, UNKNOWN = 1, 2, 3
 GUARDIAN = "Augusta Byron, g-17"
@@ -374,3 +383,24 @@ def test_a_withdrawal_through_a_connection_takes_effect(service: RideService) ->
     with service.engine.begin() as connection:
         consents.withdraw(connection, service.guard, key_of(service, CHILD), ["pickup"])
     assert {ADULT} == seen(service, "pickup")
+
+
+def test_e21_privkit_s_own_refusals_show_names_and_counts_and_never_a_value(service: RideService, clock: Clock) -> None:
+    child = rider(1, born=date(2018, 1, 2), email="planted@mail.example", name="Planted Name")
+    with service.privacy.purpose(*SIGN_UP), Session(service.engine) as session:
+        session.add(child)
+        with pytest.raises(ConsentRequired) as denied:
+            session.commit()
+    clock.now += timedelta(days=1)
+    plan = service.privacy.plan(service.engine)
+    clock.now -= timedelta(days=1)
+    with pytest.raises(PlanError) as stale:
+        service.privacy.purge(service.engine, plan)
+    with pytest.raises(InvalidValue) as unheld:
+        service.privacy.hold(service.engine, reason="Planted Name", by="planted@mail.example", table="Planted Name")
+    with pytest.raises(KeyringError) as unrolled:
+        service.privacy.reseal(service.engine, subject=b"planted planted.")
+
+    for refused in (denied, stale, unheld, unrolled):
+        shown = f"{refused.value!s} {refused.value!r} {refused.value.data!r}"
+        assert [] == [planted for planted in ("lanted", "2018") if planted in shown]

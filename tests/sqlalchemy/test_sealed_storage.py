@@ -20,7 +20,6 @@ from privkit.errors import (
     SealedError,
     SearchError,
     ShreddedError,
-    StatementRefused,
 )
 from privkit.sqlalchemy.destroy import destroy_keys
 from tests.databases import Server, libpq, raw_rows

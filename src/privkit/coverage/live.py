@@ -135,7 +135,8 @@ def _count_epochs(guard: Guard, connection: Connection, found: Scan) -> None:
     table = guard.own_table(EPOCH)
     if place(table) in found.columns:
         living = select(table.c.field, func.count()).where(table.c.wrapped.is_not(None)).group_by(table.c.field)
-        found.epochs = {field_id: count for field_id, count in connection.execute(living)}
+        for field_id, count in connection.execute(living):
+            found.epochs[field_id] = count
 
 
 def _read_unchecked(connection: Connection, found: Scan) -> None:
