@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from datetime import date, datetime
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from weakref import WeakSet
 
 from sqlalchemy import ColumnElement, Engine
@@ -22,7 +22,6 @@ from privkit.crypto import Keyring
 from privkit.errors import MappingError, NotProtectedError
 from privkit.ledger import OutsideLedger, Verified
 from privkit.policy import Policy
-from privkit.pydantic import Document, DocumentKeys, PersonalModel
 from privkit.retention import Plan, Run
 from privkit.retention.run import Progress
 from privkit.sqlalchemy import Guard, adoption, holds, ledger, mapping, observations, protect, reseal, rewrap, scan
@@ -39,8 +38,11 @@ from privkit.sqlalchemy.visibility import live
 from privkit.subjects import Erasure, Replay
 from privkit.unchecked import UncheckedBlock
 
+if TYPE_CHECKING:  # whoever seals no documents need not import pydantic
+    from privkit.pydantic import Document, DocumentKeys, PersonalModel
+
 _Callable = TypeVar("_Callable", bound=Callable[..., Any])
-_Model = TypeVar("_Model", bound=PersonalModel)
+_Model = TypeVar("_Model", bound="PersonalModel")
 
 
 class Privacy:
@@ -92,6 +94,8 @@ class Privacy:
 
         Raises MappingError or PolicyError where the model does not fit, NotProtectedError without one engine.
         """
+        from privkit.pydantic import Document
+
         if keys is None:
             keys = self._only_engine()
         if isinstance(keys, Engine | AsyncEngine):

@@ -75,7 +75,9 @@ class Note(Base):
 def club(url: str, folder: Path, clock: Callable[[], datetime], enforcement: str) -> RideService:
     """Return the club on ``url``; a second call is a second process, perhaps under another enforcement."""
     keys, path = folder / "keys.json", folder / "policy.yaml"
-    path.write_text(POLICY.format(enforcement=enforcement))
+    said = POLICY.format(enforcement=enforcement)
+    if not path.exists() or path.read_text() != said:  # else another process may be reading it
+        path.write_text(said)
     privacy = Privacy(path, Base, FileKeyring(keys) if keys.exists() else FileKeyring.create(keys), clock)
     engine = create_engine(url)
     privacy.protect(engine)

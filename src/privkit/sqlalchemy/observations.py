@@ -142,6 +142,10 @@ class Observations:
         with self._lock:
             self._add(key, 1)
 
+    def __bool__(self) -> bool:
+        """Whether anything was counted that is not written yet."""
+        return bool(self._counts or self._compliant)
+
     def take(self) -> dict[_Key, int]:
         """Hand out all counts, and begin anew. A day that is None is the one on which they are written."""
         with self._lock:
@@ -158,7 +162,7 @@ class Observations:
     def due(self, dialect: Dialect) -> bool:
         """Whether an engine's turn to write has come; the next one is ``interval`` later."""
         now = clock.monotonic()
-        if not (self._counts or self._compliant) or now - self._due.get(dialect, self._begun) < self.interval:
+        if not self or now - self._due.get(dialect, self._begun) < self.interval:
             return False
         self._due[dialect] = now
         return True
@@ -293,9 +297,11 @@ def remember(guard: Guard, engine: Engine) -> None:
 
 def _at_exit() -> None:
     for engine, guard in list(_engines.items()):
-        if not engine.dialect.is_async:  # there is no event loop any more
-            with suppress(Exception), engine.connect() as connection:
-                flush(guard, connection, wait=WAIT_AT_EXIT)
+        if engine.dialect.is_async or not guard.observations:  # there is no event loop any more
+            continue
+        with suppress(Exception), engine.connect() as connection:
+            connection.detach()  # nobody would close it in the pool
+            flush(guard, connection, wait=WAIT_AT_EXIT)
 
 
 def _after_fork() -> None:
