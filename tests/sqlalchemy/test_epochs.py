@@ -12,13 +12,14 @@ import pytest
 from sqlalchemy import event, func, insert, select, update
 from sqlalchemy.orm import Session
 
-from privkit import GeoPoint
+from privkit import GeoPoint, LedgerFile
 from privkit.crypto import parse
 from privkit.errors import InvalidValue, MappingError, PolicyError, SealedError, ShreddedError, StatementRefused
 from privkit.location import cell
 from privkit.purposes import internally
 from privkit.sqlalchemy import destroy
 from tests.databases import raw_rows
+from tests.sqlalchemy.restored import backup
 from tests.sqlalchemy.rides import Clock, RideService
 from tests.sqlalchemy.tracks import PLACE, POLICY, SPOT, START, Position, track_service
 
@@ -318,6 +319,30 @@ def test_a_restored_row_of_a_destroyed_epoch_is_shredded(tracks: RideService, tm
         with pytest.raises(ShreddedError, match="epoch"):
             record(service, START)
     other.engine.dispose()
+
+
+def test_a_restored_backup_does_not_bring_a_purged_epoch_back(database_url: str, tmp_path: Path, clock: Clock) -> None:
+    outside = LedgerFile(tmp_path / "ledger.jsonl")
+    before = track_service(database_url, tmp_path, clock, outside=outside)
+    record(before, START, START + 30 * DAY)
+    before.engine.dispose()
+    with backup(database_url) as restore:
+        clock.now = START + 40 * DAY
+        assert before.privacy.purge(before.engine, before.privacy.plan(before.engine)).ok
+        before.engine.dispose()
+        restore()
+    assert 2 == len(numbers(before))
+    before.engine.dispose()
+
+    clock.now = START + 29 * DAY  # when the first value was not hidden yet
+    again = track_service(database_url, tmp_path, clock, outside=outside)
+    with pytest.raises(ShreddedError, match=r"positions\.spot"):
+        spots(again)
+    clock.now = START + 40 * DAY
+    assert again.privacy.replay(again.engine).ok
+    assert 1 == len(numbers(again))
+    assert [None, SPOT] == spots(again)
+    again.engine.dispose()
 
 
 def test_a_value_moved_to_another_epoch_does_not_open(tracks: RideService) -> None:

@@ -21,6 +21,7 @@ from privkit import (
     not_personal,
     owned_by,
 )
+from privkit.ledger import OutsideLedger
 from tests.sqlalchemy.rides import RideService
 
 POLICY = """
@@ -63,12 +64,18 @@ class Position(Base):
     noted_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
 
-def track_service(url: str, folder: Path, clock: Callable[[], datetime], policy: str = POLICY) -> RideService:
+def track_service(
+    url: str,
+    folder: Path,
+    clock: Callable[[], datetime],
+    policy: str = POLICY,
+    outside: OutsideLedger | None = None,
+) -> RideService:
     """Return a protected engine with the tables made and one carrier stored; dispose of it after the test."""
     path, file = folder / "track-keys.json", folder / "tracks.yaml"
     file.write_text(policy)
     keys = FileKeyring(path) if path.exists() else FileKeyring.create(path)
-    privacy = Privacy(policy=file, models=Base, keys=keys, clock=clock)
+    privacy = Privacy(policy=file, models=Base, keys=keys, clock=clock, ledger=outside)
     engine = create_engine(url)
     privacy.protect(engine)
     Base.metadata.create_all(engine)
