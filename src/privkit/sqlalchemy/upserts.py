@@ -153,7 +153,8 @@ def after_execute(connection: Connection, statement: Any, result: Any) -> None:
     raise ConcurrentWrite(
         f"Rows of {upsert.table.name} appeared while an upsert was about to add them; it left them as they are.",
         "Its values are sealed under keys that those rows do not have.",
-        "Roll back and run the transaction again: it will find the rows.",
+        "Roll back and run the transaction again: it will find the rows. If it does not, the value of the conflict\n"
+        "target equals the row's only for the database (its type or collation): give it as the row has it.",
         table=upsert.table.name,
     )
 
