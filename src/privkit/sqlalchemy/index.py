@@ -24,7 +24,7 @@ from sqlalchemy.sql import operators
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from privkit.catalog import Field
-from privkit.crypto.search import INDEX_SIZE, PREFIX_SIZE, prefix
+from privkit.crypto.search import INDEX_SIZE, PREFIX_SIZE
 from privkit.errors import PrivkitError, SearchError
 from privkit.markers import Equality, Nearby
 from privkit.sqlalchemy.registry import protecting, unwrapped
@@ -52,12 +52,6 @@ def searches(field: Field) -> tuple[Search, ...]:
 def hash_for(guard: Guard, field: Field, value: Any) -> IndexHash | None:
     """Return the hash that is stored beside ``value`` when it is written now; of no value there is none."""
     return None if value is None else IndexHash(guard.index_hash(field, value))
-
-
-def outdated(column: Any) -> ColumnElement[bool]:
-    """Return SQL that is true where an index column holds a hash of another key, or normaliser version, than now."""
-    present = prefix(searches(column.type.field)[0].key)
-    return stored_prefix(column) != literal(present, LargeBinary())
 
 
 def stored_prefix(column: Any) -> ColumnElement[Any]:
