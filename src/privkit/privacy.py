@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import os
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from datetime import date, datetime
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
 from sqlalchemy import ColumnElement, Engine
@@ -22,6 +19,7 @@ from privkit.crypto import Keyring
 from privkit.errors import MappingError, NotProtectedError
 from privkit.ledger import OutsideLedger, Verified
 from privkit.policy import Policy
+from privkit.purpose_block import PurposeBlock
 from privkit.retention import Plan, Run
 from privkit.retention.run import Progress
 from privkit.sqlalchemy import Guard, adoption, holds, ledger, mapping, observations, protect, reseal, rewrap, scan
@@ -29,6 +27,7 @@ from privkit.sqlalchemy.adoption import Adoption, Moved
 from privkit.sqlalchemy.adoption import Progress as Sealing
 from privkit.sqlalchemy.consents import ConsentLedger
 from privkit.sqlalchemy.documents import TableKeys
+from privkit.sqlalchemy.explain import Explanation, explain
 from privkit.sqlalchemy.observations import Observation
 from privkit.sqlalchemy.registry import guard_of
 from privkit.sqlalchemy.reseal import Resealed
@@ -41,7 +40,6 @@ from privkit.unchecked import UncheckedBlock
 if TYPE_CHECKING:  # whoever seals no documents need not import pydantic
     from privkit.pydantic import Document, DocumentKeys, PersonalModel
 
-_Callable = TypeVar("_Callable", bound=Callable[..., Any])
 _Model = TypeVar("_Model", bound="PersonalModel")
 
 
@@ -130,6 +128,14 @@ class Privacy:
         self._scope(names)
         return PurposeBlock(lambda: self._scope(names))
 
+    def duty(self, name: str) -> PurposeBlock:
+        """Read for a legal duty: what it keeps, while it lasts, after all purposes have ended too; and nothing else.
+
+        ``with privacy.duty("tax"):``. No field is written under it, and a purpose inside it, or around it, narrows it.
+        Raises PolicyError for an unknown name.
+        """
+        return self.purpose(self.policy.duty(name).entered_as)
+
     carry = staticmethod(purposes.carry)
 
     def unchecked(self, why: str) -> UncheckedBlock:
@@ -166,6 +172,17 @@ class Privacy:
     def state(self, row: Any, field: str) -> FieldState:
         """Say why a field of a loaded row reads as it does (set, never set, restricted, expired) and by which rule."""
         return field_state(self.guard, row, field)
+
+    def explain(self, engine: Engine, model: Any, key: Any, *, at: datetime | None = None) -> Explanation:
+        """Say why a row is still there: rules, instants and holds, per field, and what a run does with it and when.
+
+        ``model``: a mapped class, a table or its name. ``key``: the row's primary key, a tuple where it is composite.
+        ``at``: judge at another instant (aware). Raises MappingError for a table without personal fields, InvalidValue
+        where there is no such row.
+        """
+        self._ours(engine)
+        with engine.connect() as connection:
+            return explain(self.guard, connection, model, key, at)
 
     def plan(self, engine: Engine, *, at: datetime | None = None) -> Plan:
         """Return what is due at ``at`` (aware; default: now). Nothing is changed. Raises PlanError."""
@@ -322,51 +339,6 @@ class Privacy:
         if key not in self._scopes:
             self._scopes[key] = self.guard.scope(names)
         return self._scopes[key]
-
-
-class PurposeBlock:
-    """What ``privacy.purpose`` returns: a context manager that can be entered again, and a decorator."""
-
-    def __init__(self, scope: Callable[[], purposes.Scope]) -> None:
-        self._scope = scope
-
-    def __enter__(self) -> purposes.Scope:
-        frame = sys._getframe(1)
-        suspendable = frame.f_code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR)
-        return purposes.enter(self._scope(), self, frame if suspendable else None).scope
-
-    def __exit__(self, *exc_info: object) -> None:
-        purposes.leave(purposes.entered(self))
-
-    def open(self) -> purposes.Active:
-        """Open the purpose where no block can stand round the work, as in a framework's callbacks.
-
-        Give the result to ``purposes.leave``, whatever happens in between.
-        """
-        return purposes.enter(self._scope(), self)
-
-    def __call__(self, function: _Callable) -> _Callable:
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise MappingError(
-                f"{function.__qualname__} is a generator; a decorator could not close its purpose while it waits.",
-                "Its caller would run under a purpose it never asked for.",
-                "Open the purpose inside it: with privacy.purpose(...). While it is suspended none is in force.",
-            )
-        if inspect.iscoroutinefunction(function):
-
-            @functools.wraps(function)
-            async def call_async(*args: Any, **kwargs: Any) -> Any:
-                with PurposeBlock(self._scope):
-                    return await function(*args, **kwargs)
-
-            return cast(_Callable, call_async)
-
-        @functools.wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            with PurposeBlock(self._scope):
-                return function(*args, **kwargs)
-
-        return cast(_Callable, call)
 
 
 def _load(source: str | os.PathLike[str] | Policy) -> Policy:

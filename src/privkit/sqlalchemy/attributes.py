@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import inspect
@@ -130,6 +130,31 @@ def _key(instance: Any) -> list[tuple[str, Any]]:
     names = [mapper.get_property_by_column(column).key for column in mapper.primary_key]
     open_ = [name for name in names if not isinstance(getattr(type(instance), name), GuardedAttribute)]
     return [(name, loaded[name]) for name in open_ if name in loaded]
+
+
+def load_when_touched(mapper: Mapper[Any], name: str) -> None:
+    """Have a column that a statement defers cost nothing for each row: its loader belongs to the class instead.
+
+    SQLAlchemy puts a loader on every object for a column that only a statement defers, and none for one that its
+    mapping defers. With that loader on the attribute both are alike.
+    """
+    strategy: Any = mapper.column_attrs[name]._get_strategy(_DEFERRED)
+    for each in mapper.self_and_descendants:
+        attribute = each.class_manager.get(name)
+        if attribute is not None and attribute.impl.callable_ is None:
+            attribute.impl.callable_ = strategy._load_for_state
+    strategy.is_class_level = True
+
+
+_DEFERRED = (("deferred", True), ("instrument", True))
+
+
+def store_as_null(instance: Any, names: Iterable[str]) -> None:
+    """Say of a row just inserted that what it was not given is NULL, so that nothing is loaded when it is touched."""
+    state = inspect(instance)
+    for name in names:
+        if name not in state.dict and name not in state.expired_attributes and name in state.manager:
+            state.manager[name].impl.set_committed_value(state, state.dict, None)
 
 
 def load_within_purpose(mapper: Mapper[Any], fields: Mapping[str, Field]) -> None:

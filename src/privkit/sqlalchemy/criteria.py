@@ -22,7 +22,7 @@ from privkit.catalog import Field
 from privkit.consent.age import cautious_today
 from privkit.errors import StatementRefused
 from privkit.sqlalchemy import children, sqltext
-from privkit.sqlalchemy.attributes import not_needed
+from privkit.sqlalchemy.attributes import load_when_touched, not_needed
 from privkit.sqlalchemy.facts import CRITERION
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.observations import lacks, refuse
@@ -37,13 +37,18 @@ def row_visible(guard: Guard, table: Table, at: FromClause, scope: purposes.Scop
     """Return SQL that is true for the rows that ``scope`` may select; None: all of them."""
     conditions = []
     if guard.tables[table].model.expire_row is not None:
-        dead = row_expired(guard, table, at, guard.now)
+        dead = row_expired(guard, table, at, guard.now, _only_duty(scope))
         if dead is not None:
             conditions.append(or_(not_(dead), dead.is_(None)))
     consented = _consented(guard, table, at, scope)
     if consented is not None:
         conditions.append(consented)
     return and_(Mark(table.name), *conditions) if conditions else None
+
+
+def _only_duty(scope: purposes.Scope | None) -> str | None:
+    """The duty under which rows are read that no purpose shows; none where a purpose, or another duty, narrows it."""
+    return scope.names[0] if scope is not None and scope.duty is not None and len(scope.groups) == 1 else None
 
 
 def _consented(guard: Guard, table: Table, at: FromClause, scope: purposes.Scope | None) -> ColumnElement[bool] | None:
@@ -298,6 +303,7 @@ def _deferred(
     each = guard.protected(mapper.class_)
     for name, field in each.model.fields.items() if each else ():
         if guard.observations.access(field.id, scope) is None:
+            load_when_touched(mapper, name)
             yield defer(getattr(entity, name))
     for name in computed(mapper):
         yield defer(getattr(entity, name))  # when it is touched, it is judged as a statement of its own

@@ -15,6 +15,7 @@ from sqlalchemy.sql.lambdas import LambdaElement
 from privkit import purposes
 from privkit.errors import NotProtectedError, PrivkitError, StatementRefused
 from privkit.sqlalchemy import (
+    attributes,
     criteria,
     defaults,
     epochs,
@@ -201,11 +202,23 @@ def do_orm_execute(state: ORMExecuteState) -> None:
 def after_flush(session: Session, flush_context: Any) -> None:
     """What was stored in a purpose leaves with it, as what was loaded does; but new rows may yet be rolled back."""
     session.info.setdefault(_NEW, weakref.WeakSet()).update(map(inspect, session.new))
+    guard = _guard_of_flushed(session)
+    if guard is None:
+        return
+    for instance in session.new:
+        each = guard.protected(type(instance))
+        if each is not None:
+            attributes.store_as_null(instance, each.model.fields)
     entry = purposes.active()
-    guard = guard_of(session.get_bind().dialect) if entry is not None and session.bind is not None else None
-    if entry is not None and guard is not None:
+    if entry is not None:
         _remember(guard, entry, session)
         _expire_filled_in(guard, session)
+
+
+def _guard_of_flushed(session: Session) -> Guard | None:
+    """A session may take its engine from the class (``binds=``), so it is asked for what was flushed."""
+    found = (guard_of(session.get_bind(inspect(each).mapper).dialect) for each in (*session.new, *session.dirty))
+    return next((guard for guard in found if guard is not None), None)
 
 
 def _expire_filled_in(guard: Guard, session: Session) -> None:

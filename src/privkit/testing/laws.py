@@ -31,7 +31,8 @@ from privkit.crypto import codec_for, parse
 from privkit.errors import ConformanceError, InvalidValue, NotProtectedError, PurposeError, SealedError
 from privkit.location import nearby
 from privkit.markers import Equality, Nearby
-from privkit.privacy import Privacy, PurposeBlock
+from privkit.privacy import Privacy
+from privkit.purpose_block import PurposeBlock
 from privkit.sqlalchemy.types import Guarded
 
 _TELLING = 6
