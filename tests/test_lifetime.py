@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privkit.errors import ClockError, MappingError
-from privkit.lifetime import Clause, Lifetime, Status, expired, field_lifetime
+from privkit.lifetime import Clause, Lifetime, Status, expired, field_lifetime, last_end
 from privkit.markers import Delete, Generalise, Pseudonymise, Suppress, Technique, Year
 from privkit.periods import Period
 
@@ -36,7 +36,13 @@ def decide(
 
 moments = st.datetimes(datetime(1975, 1, 1), datetime(2075, 1, 1), timezones=st.just(UTC))
 periods = st.sampled_from(["PT1S", "PT12H", "P1D", "P30D", "P1M", "P12M", "P1Y", "P7Y", "P1M1D"]).map(Period.parse)
-clauses = st.builds(Clause, st.sampled_from("abcdef"), st.none() | periods, st.sampled_from(["x", "y", "z"]))
+clauses = st.builds(
+    Clause,
+    st.sampled_from("abcdef"),
+    st.none() | periods,
+    st.sampled_from(["x", "y", "z"]),
+    st.sampled_from(["", "", "z"]),
+)
 event_times = st.dictionaries(st.sampled_from(["x", "y", "z"]), st.none() | moments)
 facts = st.fixed_dictionaries(
     {
@@ -173,6 +179,25 @@ def test_a_duty_under_a_hold_has_no_known_end() -> None:
 def test_what_leaves_a_residue_is_de_identified(technique: Technique, status: Status) -> None:
     found = decide([clause("pickup", "P1D")], CLOSED + timedelta(days=1), technique=technique)
     assert Lifetime(status, "pickup", None) == found
+
+
+@pytest.mark.parametrize(("own", "end"), [(None, 30), (3, 3), (400, 400)])
+def test_b07_a_row_s_own_end_replaces_the_period_and_none_leaves_it(own: int | None, end: int) -> None:
+    events = {"closed": CLOSED, "expires": None if own is None else CLOSED + timedelta(days=own)}
+    one = Clause("pickup", Period.parse("P30D"), "closed", "expires")
+    assert Lifetime(Status.KEEP, "pickup", CLOSED + timedelta(days=end)) == decide([one], CLOSED, events=events)
+
+
+def test_b07_a_row_s_own_end_counts_without_the_event_and_never_ends_what_is_for_ever() -> None:
+    events = {"closed": None, "expires": CLOSED}
+    assert expired(Clause("pickup", Period.parse("P30D"), "closed", "expires"), events, CLOSED)
+    assert not expired(Clause("archive", None, "closed", "expires"), events, CLOSED)
+
+
+def test_the_last_end_is_unknown_while_one_clause_has_none() -> None:
+    known, open_ended = clause("pickup", "P1D"), clause("tax", "P1Y", "paid")
+    assert CLOSED + timedelta(days=1) == last_end([known], {"closed": CLOSED})
+    assert last_end([known, open_ended], {"closed": CLOSED}) is None
 
 
 def test_a_field_without_a_purpose_is_an_error() -> None:

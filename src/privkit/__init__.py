@@ -4,6 +4,7 @@ Annotate pydantic and SQLAlchemy models, write a policy, protect the engine: fro
 obeys. Start with ``Privacy``.
 """
 
+from privkit.consent.age import consent_age_reached_on
 from privkit.crypto import FileKeyring, Keyring
 from privkit.errors import PrivkitError
 from privkit.location import GeoPoint
@@ -85,6 +86,7 @@ __all__ = [
     "Year",
     "carry",
     "child_protection",
+    "consent_age_reached_on",
     "data_subject",
     "events",
     "expire_row",

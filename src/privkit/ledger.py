@@ -23,6 +23,7 @@ from privkit.errors import InvalidValue, LedgerError
 KINDS = frozenset(
     {
         "adopted",
+        "ages_stored",
         "batch",
         "caught_up",
         "consent_given",

@@ -24,11 +24,15 @@ EventTimes = Mapping[str, datetime | None]
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """A purpose's or a duty's keep: for ``period`` after ``event``. No period means for ever."""
+    """A purpose's or a duty's keep: for ``period`` after ``event``. No period means for ever.
+
+    ``until``: the event that ends it instead, earlier or later, where its time is known; "" for none.
+    """
 
     name: str
     period: Period | None
     event: str
+    until: str = ""
 
 
 class Status(Enum):
@@ -85,13 +89,20 @@ def field_lifetime(
 
 def expired(clause: Clause, events: EventTimes, now: datetime) -> bool:
     """Return whether the clause has ended at ``now``. Raises ClockError for an instant without a zone."""
-    now, end = as_utc(now), _end(clause, events)
+    now, end = as_utc(now), ends(clause, events)
     return end is not None and end <= now
+
+
+def last_end(clauses: Sequence[Clause], events: EventTimes) -> datetime | None:
+    """Return when the last of ``clauses`` ends; None where one is for ever, or its event has not happened."""
+    found = [ends(clause, events) for clause in clauses]
+    known = [end for end in found if end is not None]
+    return max(known) if known and len(known) == len(found) else None
 
 
 def _longest(clauses: Sequence[Clause], events: EventTimes) -> tuple[Clause, datetime | None]:
     """Return the clause that ends last and its end; for ever outlives an event that has not happened."""
-    first, *rest = ((clause, _end(clause, events)) for clause in clauses)
+    first, *rest = ((clause, ends(clause, events)) for clause in clauses)
     for candidate in rest:
         if _outlives(candidate, first):
             first = candidate
@@ -105,9 +116,13 @@ def _outlives(a: tuple[Clause, datetime | None], b: tuple[Clause, datetime | Non
     return b_end is not None and a_end > b_end
 
 
-def _end(clause: Clause, events: EventTimes) -> datetime | None:
+def ends(clause: Clause, events: EventTimes) -> datetime | None:
     """Return when the clause ends, or None where nothing says so. An event in the future ends later still."""
-    moment = events.get(clause.event)
+    own, moment = events.get(clause.until), events.get(clause.event)
     if moment is not None:
         moment = as_utc(moment)
-    return None if moment is None or clause.period is None else clause.period.after(moment)
+    if clause.period is None:
+        return None
+    if own is not None:
+        return as_utc(own)
+    return None if moment is None else clause.period.after(moment)

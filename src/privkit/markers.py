@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import ClassVar, Literal, TypeVar
 
+from privkit.errors import MappingError
 from privkit.precisions import AgeBand as AgeBand
 from privkit.precisions import AtLeastAge as AtLeastAge
 from privkit.precisions import Cell as Cell
@@ -270,8 +271,22 @@ class ExpireRow:
 class ChildProtection:
     """The fields from which it is decided whether a data subject is a child."""
 
-    birth_date: str
+    birth_date: str | tuple[str, ...] = ()
     country: str | None = None
+    region: str | None = None
+    reached_on: str | None = None
+    age_band: str | None = None
+
+    @property
+    def births(self) -> tuple[str, ...]:
+        """The fields that hold birth dates, a verified one first."""
+        return (self.birth_date,) if isinstance(self.birth_date, str) else self.birth_date
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """All fields that the day of age depends on."""
+        rest = (self.country, self.region, self.reached_on, self.age_band)
+        return (*self.births, *(name for name in rest if name is not None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,9 +332,28 @@ def expire_row(technique: Delete) -> Callable[[_Class], _Class]:
     return _marking(ExpireRow(technique))
 
 
-def child_protection(*, birth_date: str, country: str | None = None) -> Callable[[_Class], _Class]:
-    """Declare that a data subject may be a child. An unknown age is a child's; an unknown country, the strictest."""
-    return _marking(ChildProtection(birth_date, country))
+def child_protection(
+    *,
+    birth_date: str | tuple[str, ...] = (),
+    country: str | None = None,
+    region: str | None = None,
+    reached_on: str | None = None,
+    age_band: str | None = None,
+) -> Callable[[_Class], _Class]:
+    """Declare that a data subject may be a child. An unknown age is a child's; an unknown country, the strictest.
+
+    ``birth_date``: a date, a year as int, or text such as ``"2013-05"``; of several fields the first, a verified date,
+    counts where it is known, otherwise the latest of the others. ``reached_on``: a date, from which consent is the data
+    subject's own (``consent_age_reached_on``), so that no birth date need be kept. ``age_band``: text such as
+    ``"13-15"`` or ``"18+"``. ``country`` and ``region``: codes of ISO 3166. Raises MappingError without any age.
+    """
+    if not (birth_date or reached_on or age_band):
+        raise MappingError(
+            "@child_protection names no field that tells an age.",
+            "Every data subject would be a child for ever.",
+            'Name one: birth_date="born", reached_on="consent_age_on" or age_band="band".',
+        )
+    return _marking(ChildProtection(birth_date, country, region, reached_on, age_band))
 
 
 def not_personal(*names: str, because: str) -> Callable[[_Class], _Class]:

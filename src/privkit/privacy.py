@@ -20,11 +20,12 @@ from privkit.errors import MappingError, NotProtectedError
 from privkit.ledger import OutsideLedger, Verified
 from privkit.policy import Policy
 from privkit.purpose_block import PurposeBlock
-from privkit.retention import Plan, Run
-from privkit.retention.run import Progress
+from privkit.retention import Limits, Plan, Run
+from privkit.retention.batches import Progress
 from privkit.sqlalchemy import Guard, adoption, holds, ledger, mapping, observations, protect, reseal, rewrap, scan
 from privkit.sqlalchemy.adoption import Adoption, Moved
 from privkit.sqlalchemy.adoption import Progress as Sealing
+from privkit.sqlalchemy.ages import Ages, count_ages
 from privkit.sqlalchemy.consents import ConsentLedger
 from privkit.sqlalchemy.documents import TableKeys
 from privkit.sqlalchemy.explain import Explanation, explain
@@ -190,10 +191,34 @@ class Privacy:
         with engine.connect() as connection:
             return retention.make(self.guard, connection, at)
 
-    def purge(self, engine: Engine, plan: Plan, *, batch: int = 1000, progress: Progress | None = None) -> Run:
-        """Execute exactly ``plan``, ``batch`` rows a transaction. May be killed and run again. Raises PlanError."""
+    def purge(
+        self,
+        engine: Engine,
+        plan: Plan,
+        *,
+        batch: int | None = None,
+        workers: int = 1,
+        limits: Limits | None = None,
+        progress: Progress | None = None,
+        yes_this_many: int | None = None,
+    ) -> Run:
+        """Execute exactly ``plan``, up to ``batch`` rows a transaction. May be killed and run again, and in parallel.
+
+        ``workers``: threads that share it, on PostgreSQL. ``limits``: what it keeps to, and what ends it early. Raises
+        PlanError, with what differs, for a plan that is out of date; and for one that destroys a large share of a
+        table (the policy's ``runs.largest_share``), unless ``yes_this_many`` is its number of values and rows.
+        """
         self._ours(engine)
-        return retention.purge(self.guard, engine, plan, batch=batch, progress=progress)
+        return retention.purge(
+            self.guard,
+            engine,
+            plan,
+            batch=batch,
+            workers=workers,
+            limits=limits,
+            progress=progress,
+            yes_this_many=yes_this_many,
+        )
 
     def hold(
         self,
@@ -284,6 +309,11 @@ class Privacy:
         """Empty the old column of an adopted ``"table.field"`` once all of it is sealed."""
         self._ours(engine)
         return adoption.finish(self.guard, engine, field, batch=batch, progress=progress)
+
+    def ages(self, engine: Engine, *, store: bool = False, batch: int = 1000) -> list[Ages]:
+        """Count the rows whose day of age is not what the policy gives now; with ``store``, set it."""
+        self._ours(engine)
+        return count_ages(self.guard, engine, store=store, batch=batch)
 
     def erase(self, engine: Engine, subject: object, *, by: str) -> Erasure:
         """Erase a data subject: a mapped object, or a 16-byte key id. ``by``: who asked for it.

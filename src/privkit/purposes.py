@@ -28,6 +28,7 @@ from privkit.errors import MappingError, PurposeError
 from privkit.markers import Exact, Precision
 from privkit.policy import Keep, Policy
 from privkit.policy.resolve import FieldRule
+from privkit.policy.rules import DUTY
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -54,6 +55,9 @@ class Scope:
     """What one set of purposes lets through. ``internal`` is privkit's own work on its stored values.
 
     ``groups`` has the names of each nested block: of every group, at least one has to need a field.
+    ``minimum_group``: the fields are seen only as aggregates over so many data subjects, the strictest that is in
+    force. ``aggregate``: the purposes that have one. ``collected``: the fields that are written for them and not seen,
+    where another purpose stands beside them.
     """
 
     names: tuple[str, ...]
@@ -61,6 +65,14 @@ class Scope:
     internal: bool = False
     groups: tuple[tuple[str, ...], ...] = ()
     clock: Clock = system_clock
+    minimum_group: int | None = None
+    aggregate: frozenset[str] = frozenset()
+    collected: frozenset[str] = frozenset()
+
+    @property
+    def duty(self) -> str | None:
+        """The name of a duty that is entered, here or in a block around: nothing is written then."""
+        return next((name for name in self.names if name.startswith(DUTY)), None)
 
     def __post_init__(self) -> None:
         if not self.groups:
@@ -70,6 +82,10 @@ class Scope:
         """Return how ``field_id`` may be seen, or None when these purposes do not need it."""
         return _EVERYTHING if self.internal else self.fields.get(field_id)
 
+    def writes(self, field_id: str) -> bool:
+        """Return whether ``field_id`` may be collected and changed, as far as the purposes need it."""
+        return self.internal or (self.minimum_group is None and (field_id in self.fields or field_id in self.collected))
+
     def precision(self, needed: Mapping[str, Precision]) -> Precision | None:
         """Return how exact a value that the purposes ``needed`` name may be seen, or None: not at all.
 
@@ -77,7 +93,7 @@ class Scope:
         """
         found: Precision | None = Exact()
         for group in () if self.internal else self.groups:
-            named = [needed[name] for name in group if name in needed]
+            named = [needed[name] for name in group if name in needed and name not in self.aggregate]
             found = coarser(found, finest(named)) if named and found else None
         return found
 
@@ -102,10 +118,15 @@ INTERNAL = Scope(("privkit",), {}, internal=True)
 def scope_for(policy: Policy, rules: Iterable[FieldRule], names: tuple[str, ...], clock: Clock = system_clock) -> Scope:
     """Compute the scope of processing for all of ``names`` together: each field is needed by at least one.
 
+    Of purposes with a minimum group the strictest counts. Beside a purpose without one they show nothing: what only
+    they need is collected, as in a sign-up form.
+
     Raises PolicyError for a name the policy does not have, PurposeError for a prohibited one.
     """
     if not names:
         raise PurposeError("A purpose was entered without a name.", "", 'Name one: privacy.purpose("pickup").')
+    if any(name.startswith(DUTY) for name in names):
+        return _duty_scope(policy, rules, names, clock)
     for name in names:
         if policy.purpose(name).prohibited:
             raise PurposeError(
@@ -114,16 +135,40 @@ def scope_for(policy: Policy, rules: Iterable[FieldRule], names: tuple[str, ...]
                 f"See purposes.{name} in {policy.path}.",
                 purpose=name,
             )
-    fields = {}
+    minimums = {name: minimum for name in names if (minimum := policy.purposes[name].minimum_group) is not None}
+    seen = [name for name in names if name not in minimums] or names
+    fields, collected = {}, set()
     for rule in rules:
-        terms = [term for term in rule.terms if term.purpose.name in names]
+        terms = [term for term in rule.terms if term.purpose.name in seen]
+        if not terms and any(term.purpose.name in minimums for term in rule.terms):
+            collected.add(rule.field.id)
         needed = {term.purpose.name: term.precision for term in terms}
         if terms:
             fields[rule.field.id] = Access(
                 finest(needed[name] for name in names if name in needed),
                 (tuple(term.purpose.keep for term in terms),),
             )
-    return Scope(names, fields, clock=clock)
+    return Scope(
+        names,
+        fields,
+        clock=clock,
+        minimum_group=max(minimums.values()) if minimums.keys() >= set(names) else None,
+        aggregate=frozenset(minimums),
+        collected=frozenset(collected),
+    )
+
+
+def _duty_scope(policy: Policy, rules: Iterable[FieldRule], names: tuple[str, ...], clock: Clock) -> Scope:
+    """A duty lets through what it keeps, while it lasts, whatever purposes have ended; and nothing else."""
+    duty = policy.entered_duty(names[0])
+    if duty is None or len(names) > 1:
+        raise PurposeError(
+            "A duty was entered together with something else.",
+            "What it keeps is readable for the duty alone.",
+            'Enter it alone: with privacy.duty("tax"): ...',
+        )
+    access = Access(Exact(), ((duty.keep,),))
+    return Scope(names, {rule.field.id: access for rule in rules if duty in rule.duties}, clock=clock)
 
 
 @lru_cache(maxsize=1024)
@@ -137,9 +182,18 @@ def narrowed(outer: Scope | None, inner: Scope) -> Scope:
         precision = other and coarser(access.precision, other.precision)
         if other and precision:
             fields[field_id] = Access(precision, tuple(dict.fromkeys((*other.keeps, *access.keeps))))
+    collected = {field_id for field_id in inner.fields.keys() | inner.collected if outer.writes(field_id)}
     names = (*outer.names, *(name for name in inner.names if name not in outer.names))
     groups = (*outer.groups, *(group for group in inner.groups if group not in outer.groups))
-    return Scope(names, fields, groups=groups, clock=inner.clock)
+    return Scope(
+        names,
+        fields,
+        groups=groups,
+        clock=inner.clock,
+        minimum_group=max((each for each in (outer.minimum_group, inner.minimum_group) if each), default=None),
+        aggregate=outer.aggregate | inner.aggregate,
+        collected=frozenset(collected - fields.keys()),
+    )
 
 
 class Active:
@@ -155,8 +209,8 @@ class Active:
     ) -> None:
         self.scope, self.parent, self.block, self.frame, self.open = scope, parent, block, frame, True
         self.allows: Mapping[str, Access] = _AllFields() if scope.internal else scope.fields
-        if frame is not None:
-            self.allows = _NOTHING  # each time it is asked whether the generator is running
+        if frame is not None or scope.minimum_group is not None:
+            self.allows = _NOTHING  # asked each time: whether the generator is running, and no value alone
         self._callbacks: dict[Hashable, Callable[[], None]] = {}
         self._handed: set[Active] = set()
 

@@ -116,13 +116,13 @@ def fill(url, count):
     engine.dispose()
 
 
-if "RIDES_STOP" in os.environ:  # a Ctrl-C that comes at a moment a test chooses
+if "RIDES_STOP" in os.environ:  # a signal, Ctrl-C by default, that comes at a moment a test chooses
     moment, _, number = os.environ["RIDES_STOP"].partition(":")
     counted = itertools.count(1)
 
     def stop(*args):
         if next(counted) == int(number):
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.Signals[os.environ.get("RIDES_SIGNAL", "SIGINT")])
 
     event.listen(Engine, moment, stop)
 '''

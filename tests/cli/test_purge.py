@@ -153,6 +153,42 @@ def test_a_run_stopped_by_ctrl_c_says_so_and_is_finished_by_the_next(project: Pr
     assert +Counter(DUE) == destroyed(project)
 
 
+def test_a_run_that_gets_sigterm_ends_after_the_batch_in_hand_and_is_finished_by_the_next(project: Project) -> None:
+    stop = {"RIDES_STOP": "before_cursor_execute:90", "RIDES_SIGNAL": "SIGTERM"}
+    ended = project.run("purge", "--yes", "--batch", "7", **stop)
+    assert 1 == ended.code
+    assert "ended early: it was asked to end; run it again to go on" in ended.out
+    left = counts(project.run("plan").out)["total"]
+    assert 0 < left < 110
+    assert 110 == left + destroyed(project).total()
+    assert 0 == project.run("purge", "--yes").code
+    assert +Counter(DUE) == destroyed(project)
+
+
+def test_a_sentinel_file_keeps_a_run_from_doing_anything(project: Project) -> None:
+    (project.folder / "stop").touch()
+    ended = project.run("purge", "--yes", "--sentinel", "stop")
+    assert 1 == ended.code
+    assert "ended early: the sentinel file exists" in ended.out
+    assert Counter() == destroyed(project)
+    (project.folder / "stop").unlink()
+    assert 0 == project.run("purge", "--yes", "--sentinel", "stop").code
+
+
+def test_a_run_whose_time_is_over_says_so_and_is_red_by_what_is_overdue(project: Project) -> None:
+    ended = project.run("purge", "--yes", "--max-seconds", "0")
+    assert 1 == ended.code
+    assert "ended early: its time was over" in ended.out
+    assert ended.out.endswith("overdue: 110\n")
+
+
+def test_a_lag_that_the_database_cannot_tell_is_refused(project: Project) -> None:
+    ended = project.run("purge", "--yes", "--max-lag", "10")
+    assert 2 == ended.code
+    assert "PK601: How far replicas are behind cannot be told on sqlite." in ended.err
+    assert Counter() == destroyed(project)
+
+
 def test_without_the_keyring_nothing_is_destroyed(project: Project) -> None:
     (project.folder / "keys.json").unlink()
     before = project.rows(STATE)
@@ -177,7 +213,7 @@ def test_the_whole_job_on_postgresql_shows_no_password(project: Project, pg_url:
     assert (0, 110) == (plan.code, counts(plan.out)["total"])
     assert PASSWORD not in (project.folder / "plan.json").read_text()
     assert 1 == project.run("status", PRIVKIT_URL=url).code
-    assert 0 == project.run("purge", f"--url={url}", "--plan", "plan.json", "--yes").code
+    assert 0 == project.run("purge", f"--url={url}", "--plan", "plan.json", "--yes", "--workers", "3").code
     assert 0 == project.run("status", PRIVKIT_URL=url).code
     assert 0 == project.run("check", PRIVKIT_URL=url).code
     assert 0 == project.run("ledger", "verify", PRIVKIT_URL=url).code

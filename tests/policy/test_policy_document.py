@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from privkit.errors import PolicyError
 from privkit.periods import Period
 from privkit.policy import Keep, Policy, Problem, load
+from privkit.policy.rules import withdrawn_purpose
 
 ROOT = Path(__file__).resolve().parents[2]
 RIDES = ROOT / "policies" / "rides.yaml"
@@ -468,3 +469,32 @@ def test_any_text_loads_or_is_refused(text):
             problems = error.data["problems"]
     assert (policy is None) == bool(problems)
     assert policy is None or all(purpose.keep or purpose.because for purpose in policy.purposes.values())
+
+
+def test_a_purpose_may_count_from_the_withdrawal_of_its_own_consent(load_text):
+    text = EXAMPLE.replace("{for: P1D, after: account_closed}", "{for: P30D, after: consent_withdrawn}", 1)
+    keep = load_text(text).purposes["pickup"].keep
+    assert "P30D after consent_withdrawn:pickup" == str(keep)
+    assert "pickup" == withdrawn_purpose(keep.after)
+    assert withdrawn_purpose("account_closed") is None
+
+
+def test_a_duty_counts_from_no_consent(problems_of):
+    text = EXAMPLE.replace("{for: P7Y, after: trip_ended}", "{for: P7Y, after: consent_withdrawn}")
+    assert "duties.tax.keep.after is consent_withdrawn, from which only a purpose's" in only(problems_of(text)).message
+
+
+def test_b07_a_keep_may_name_the_row_s_own_end_unless_it_has_epochs(load_text, problems_of):
+    old, new = "{for: P1D, after: account_closed", ", until: expires"
+    keep = load_text(EXAMPLE.replace(old, old + new, 1)).purposes["pickup"].keep
+    assert ("account_closed", "expires") == keep.events
+    assert "P1D after account_closed, or until expires" == str(keep)
+    both = problems_of(EXAMPLE.replace(old, old + new + ", epoch: P1D", 1))
+    assert "until stands beside an epoch" in only(both).message
+    withdrawn = problems_of(EXAMPLE.replace(old, old + ", until: consent_withdrawn", 1))
+    assert "until is consent_withdrawn" in only(withdrawn).message
+
+
+def test_a_purpose_cannot_have_the_name_under_which_a_duty_is_entered(problems_of):
+    text = EXAMPLE.replace("  pickup:", '  "duty tax":', 1)
+    assert any("the name under which a duty is entered" in problem.message for problem in problems_of(text))

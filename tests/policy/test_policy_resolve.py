@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated
@@ -30,6 +30,7 @@ from privkit.markers import (
     owned_by,
 )
 from privkit.policy import load, resolve
+from privkit.policy.rules import withdrawal_of
 
 RIDES = Path(__file__).resolve().parents[2] / "policies" / "rides.yaml"
 
@@ -282,3 +283,27 @@ def test_a_childs_field_needs_a_period_that_ends(kept_for_ever):
 def test_a_purpose_that_never_touches_a_child_may_keep_for_ever(kept_for_ever):
     rules = resolve(kept_for_ever("never"), [catalog.read(cls) for cls in (Child, Driver, Note)])
     assert 3 == len(rules)
+
+
+def test_an_end_of_a_row_s_own_is_an_event_to_map(policy):
+    keep = replace(policy.purposes["account"].keep, until="expires")
+    purposes = {**policy.purposes, "account": replace(policy.purposes["account"], keep=keep)}
+    cls = one_field(Annotated[str, Personal("user.name", purposes={"account"})])
+    problem = only(refused(replace(policy, purposes=purposes), cls))
+    assert "Thing maps no event 'expires', from which x for account counts." == problem.message
+
+
+def test_a_withdrawal_is_known_of_a_data_subject_s_row_beside_the_ledger(policy):
+    keep = replace(policy.purposes["account"].keep, after=withdrawal_of("account"))
+    purposes = {**policy.purposes, "account": replace(policy.purposes["account"], keep=keep)}
+    policy = replace(policy, purposes=purposes)
+    cls = one_field(Annotated[str, Personal("user.name", purposes={"account"})])
+    assert "has no data subject in the consent ledger" in only(refused(policy, cls, consents=True)).message
+    assert "has no data subject in the consent ledger" in only(refused(policy, data_subject(cls))).message
+    assert {"Thing.x"} == set(resolve(policy, [catalog.read(cls)], consents=True))
+
+
+def test_a_model_does_not_map_the_event_that_the_ledger_tells(policy):
+    cls = one_field(Annotated[str, Personal("user.name", purposes={"account"})])
+    cls = events(consent_withdrawn="at")(cls)
+    assert "Thing maps consent_withdrawn, which the consent ledger tells." == only(refused(policy, cls)).message

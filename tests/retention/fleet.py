@@ -54,8 +54,11 @@ class Fine(Base):
     driver_id: Mapped[int] = mapped_column(ForeignKey("drivers.id"))
 
 
-def fleet(url: str, folder: Path, *, fines: int = 0) -> tuple[Engine, Guard]:
-    """Store two drivers, of whom the first left long ago, each with a badge and a vehicle."""
+def fleet(url: str, folder: Path, *, fines: int = 0, leavers: int = 0) -> tuple[Engine, Guard]:
+    """Store two drivers, of whom the first left long ago, each with a badge and a vehicle.
+
+    ``leavers``: how many more drivers who left, numbered from 10 on, with neither.
+    """
     policy = folder / "fleet.yaml"
     policy.write_text(POLICY)
     clock = datetime(2026, 1, 1, tzinfo=UTC)
@@ -68,5 +71,6 @@ def fleet(url: str, folder: Path, *, fines: int = 0) -> tuple[Engine, Guard]:
         session.flush()
         session.add_all([Badge(driver_id=1), Badge(driver_id=2), Vehicle(driver_id=1), Vehicle(driver_id=2)])
         session.add_all([Fine(driver_id=1) for _ in range(fines)])
+        session.add_all([Driver(id=10 + number, name="One", left_at=datetime(2020, 1, 1)) for number in range(leavers)])
         session.commit()
     return engine, privacy.guard

@@ -65,7 +65,8 @@ def plan_of(service: RideService, at: datetime | None = None) -> Plan:
 
 
 def purge(service: RideService, plan: Plan | None = None, **how: int) -> Run:
-    return retention.purge(service.guard, service.engine, plan or plan_of(service), **how)
+    plan = plan or plan_of(service)
+    return retention.purge(service.guard, service.engine, plan, yes_this_many=plan.due, **how)
 
 
 def state(url: str) -> list[tuple[object, ...]]:

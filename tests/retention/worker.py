@@ -14,7 +14,7 @@ def main(url: str, folder: str) -> None:
     with service.engine.connect() as connection:
         plan = retention.make(service.guard, connection)
     print("ready", flush=True)
-    run = retention.purge(service.guard, service.engine, plan, batch=7)
+    run = retention.purge(service.guard, service.engine, plan, batch=7, yes_this_many=plan.due)
     print("done" if run.ok else "red", flush=True)
 
 

@@ -15,18 +15,19 @@ from getpass import getpass
 from importlib import metadata
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
 
 from privkit.cli.application import database, database_if_named, load_privacy
 from privkit.cli.screen import finding_lines, plan_view, purge_with_bar, run_view
+from privkit.cli.signals import asked_to_end
 from privkit.clock import as_utc
 from privkit.coverage import Severity
 from privkit.crypto import FileKeyring
 from privkit.errors import ApplicationError, LedgerError, PrivkitError
-from privkit.retention import Plan
+from privkit.retention import Limits, Plan
 
 FOUND, CANNOT, STOPPED = 1, 2, 130
 
@@ -113,13 +114,14 @@ def plan(
         Path | None, typer.Option(metavar="FILE", help="Also write the plan to a file, for purge --plan.")
     ] = None,
 ) -> None:
-    """Show what is due: counts per table, field and rule, at one instant. Changes nothing."""
-    privacy, instant = load_privacy(app), _instant(at)
+    """Show what is due at one instant, and what the database would refuse (exit 1). Changes nothing."""
+    privacy, instant = load_privacy(app), read_instant(at)
     with database(privacy, url) as engine:
         made = privacy.plan(engine, at=instant)
     console.print(plan_view(made))
     if out is not None:
-        _write(out, made.json())
+        _write(out, made.json(), private=True)
+    raise typer.Exit(FOUND if made.refused else 0)
 
 
 @app.command()
@@ -129,8 +131,22 @@ def purge(
     plan: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A plan written by plan --out; default: what is due now.")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, metavar="ROWS", help="Rows in a transaction.")] = 1000,
+    batch: Annotated[
+        int | None, typer.Option(min=1, metavar="ROWS", help="Rows in a transaction; default: 100 to 10,000, by time.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Threads that share the work, on PostgreSQL.")] = 1,
+    max_seconds: Annotated[
+        float | None, typer.Option(min=0, metavar="SECONDS", help="Begin no batch after as many seconds.")
+    ] = None,
+    max_lag: Annotated[
+        float | None, typer.Option(min=0, metavar="SECONDS", help="Pause while a replica is further behind.")
+    ] = None,
+    sentinel: Annotated[Path | None, typer.Option(metavar="FILE", help="Begin no batch while this exists.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes_this_many: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="The plan's number, where it destroys a large share of a table."),
+    ] = None,
 ) -> None:
     """Execute exactly the plan that is shown. May be stopped at any moment and run again."""
     privacy = load_privacy(app)
@@ -140,11 +156,15 @@ def purge(
         if (
             chosen.due
             and not yes
+            and yes_this_many is None
             and not confirmed(f"Destroy {chosen.due:,} values and rows?", "Read the plan, then: privkit purge --yes")
         ):
             say("Nothing was destroyed.")
             raise typer.Exit(FOUND)
-        run = purge_with_bar(errors, privacy, engine, chosen, batch=batch)
+        with asked_to_end() as stop:
+            limits = Limits(max_seconds=max_seconds, max_lag=max_lag, sentinel=sentinel, stop=stop)
+            how: dict[str, Any] = {"batch": batch, "workers": workers, "limits": limits}
+            run = purge_with_bar(errors, privacy, engine, chosen, yes_this_many=yes_this_many, **how)
     console.print(run_view(run))
     raise typer.Exit(0 if run.ok else FOUND)
 
@@ -226,7 +246,8 @@ def confirmed(question: str, otherwise: str) -> bool:
     return answer.strip().lower() in ("y", "yes")
 
 
-def _instant(text: str | None) -> datetime | None:
+def read_instant(text: str | None) -> datetime | None:
+    """Read an option. Raises ApplicationError for what is no instant with a zone."""
     if text is None:
         return None
     try:
@@ -246,8 +267,12 @@ def _read(path: Path) -> str:
         raise ApplicationError(f"{path} cannot be read.", "", "Write a plan first: privkit plan --out FILE") from None
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, text: str, *, private: bool = False) -> None:
+    """Write a file; a ``private`` one is the owner's alone to read, whoever could read it before."""
     try:
+        if private:
+            path.touch(mode=0o600)
+            path.chmod(0o600)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ApplicationError(f"{path} cannot be written ({error.strerror}).", "", "Name another --out.") from None

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from math import ceil
 from textwrap import wrap
+from typing import Any
 
 from rich import box
 from rich.console import Console, Group
@@ -13,7 +16,8 @@ from sqlalchemy import Engine
 
 from privkit.coverage import Finding
 from privkit.privacy import Privacy
-from privkit.retention import Plan, Run, Step
+from privkit.retention import Limits, Plan, Run, Step
+from privkit.retention.batches import UNOPENED
 from privkit.sqlalchemy.adoption import Adoption
 from privkit.sqlalchemy.observations import COMPLIANT, Observation
 from privkit.sqlalchemy.reseal import Resealed
@@ -23,16 +27,38 @@ from privkit.sqlalchemy.scan import Found
 
 def plan_view(plan: Plan) -> Group:
     """Lay a plan out: one line for each table and field with its count, and what becomes of it by which rule."""
-    table = _table(f"Due at {plan.as_of:%Y-%m-%d %H:%M:%S} UTC", "due")
+    known = any(step.total for step in plan.steps)
+    table = _table(f"Due at {plan.as_of:%Y-%m-%d %H:%M:%S} UTC", "due", *(["share"] if known else []))
     table.add_column("becomes (rule)", overflow="fold")
     for step in plan.steps:
-        table.add_row(step.name, f"{step.due:,}", f"{step.technique} ({step.rule})")
+        share = [f"{step.share:.0%}" if step.due else ""] if known else []
+        table.add_row(step.name, f"{step.due:,}", *share, f"{step.technique} ({step.rule})")
     table.add_section()
     table.add_row("total", f"{plan.due:,}")
-    blocked = [
-        f"{step.name}: {step.blocked:,} more wait for rows that depend on them" for step in plan.steps if step.blocked
-    ]
-    return Group(table, *blocked)
+    notes = [f"{step.name}: {note}" for step in plan.steps for note in _plan_notes(step)]
+    if plan.database:
+        notes.append(f"in {plan.database}; expected to take {timedelta(seconds=ceil(plan.seconds))}")
+    return Group(table, *notes)
+
+
+def _plan_notes(step: Step) -> Iterator[str]:
+    if step.refused:
+        yield f"refused, the run will leave it alone: {step.refused}"
+    if step.blocked:
+        yield f"{step.blocked:,} more wait for rows that depend on them"
+    if step.held:
+        yield f"{step.held:,} more are under a hold"
+    for each in step.cascades:
+        yield f"{each.rows:,} rows of {each.table} are {each.effect} with it"
+    yield from step.warnings
+
+
+_ENDED = {
+    "max_seconds": "its time was over",
+    "sentinel": "the sentinel file exists",
+    "max_lag": "the replicas stayed too far behind",
+    "stop": "it was asked to end",
+}
 
 
 def run_view(run: Run) -> Group:
@@ -42,12 +68,18 @@ def run_view(run: Run) -> Group:
     for outcome in run.outcomes:
         name = outcome.step.name
         table.add_row(name, f"{outcome.step.due:,}", f"{outcome.done:,}")
-        if outcome.failed:
-            notes.append(f"{name}: {outcome.failed:,} left as they are, because they do not open")
+        if outcome.unopened:
+            notes.append(f"{name}: {outcome.unopened:,} left as they are, because they do not open")
+        refused = {why: number for why, number in outcome.blockers.items() if why != UNOPENED}
+        notes += [f"{name}: {number:,} left as they are, refused by {why}" for why, number in refused.items()]
+        if outcome.locked:
+            notes.append(f"{name}: {outcome.locked:,} left, because another transaction holds them")
         if outcome.error:
             notes.append(f"{name}: stopped by {outcome.error}")
     if run.done:
         notes.append(f"sealed values: {run.finality}")
+    if run.stopped:
+        notes.append(f"ended early: {_ENDED[run.stopped]}; run it again to go on")
     return Group(table, *notes, f"overdue: {run.overdue:,}")
 
 
@@ -122,7 +154,17 @@ def finding_lines(finding: Finding, width: int) -> Iterator[str]:
         ) or [""]
 
 
-def purge_with_bar(console: Console, privacy: Privacy, engine: Engine, plan: Plan, *, batch: int = 1000) -> Run:
+def purge_with_bar(
+    console: Console,
+    privacy: Privacy,
+    engine: Engine,
+    plan: Plan,
+    *,
+    batch: int | None = None,
+    workers: int = 1,
+    limits: Limits | None = None,
+    yes_this_many: int | None = None,
+) -> Run:
     """Execute a plan behind a progress bar, where ``console`` is a terminal; elsewhere show nothing."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(20), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
@@ -131,6 +173,7 @@ def purge_with_bar(console: Console, privacy: Privacy, engine: Engine, plan: Pla
         def advance(step: Step, count: int) -> None:
             bar.update(task, advance=count, description=step.name)
 
-        run = privacy.purge(engine, plan, batch=batch, progress=advance)
+        how: dict[str, Any] = {"batch": batch, "workers": workers, "limits": limits, "yes_this_many": yes_this_many}
+        run = privacy.purge(engine, plan, progress=advance, **how)
         bar.update(task, description="purge")
     return run

@@ -286,6 +286,22 @@ def missing_child_protection(guard: Guard) -> Iterator[Finding]:
             )
 
 
+def kept_birth_dates(guard: Guard) -> Iterator[Finding]:
+    """A birth date of which every purpose sees whether an age is reached, and no more."""
+    for each in covered(guard):
+        child = each.model.child
+        for name in child.births if child is not None else ():
+            field = each.model.fields.get(name)
+            if field is None or not all(isinstance(use, AgeBand | Is) for use in field.purposes.values()):
+                continue
+            yield kinds.KEPT_BIRTH_DATE.at(
+                f"{each.table.fullname}.{each.mapper.columns[name].name}",
+                f"{field} is needed to know whether an age is reached, and for nothing else.",
+                'Keep the day instead: @child_protection(reached_on="consent_age_on")\n'
+                "    consent_age_on = consent_age_reached_on(privacy.policy, birth_date, country)",
+            )
+
+
 CHECKS: tuple[Callable[[Guard], Iterator[Finding]], ...] = (
     undecided_columns,
     undecided_tables,
@@ -300,5 +316,6 @@ CHECKS: tuple[Callable[[Guard], Iterator[Finding]], ...] = (
     empty_rows,
     nullable_owners,
     missing_child_protection,
+    kept_birth_dates,
 )
 """All checks of the models and the policy."""

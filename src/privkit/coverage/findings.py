@@ -185,6 +185,19 @@ ENDLESS_EPOCHS = Kind(
     "Backups of what they sealed stay readable past its period.", live=True,
 )  # fmt: skip
 
+UNKNOWN_AGE = Kind(
+    "PK835", Severity.MEDIUM, "data subjects of unknown age",
+    "They are children until shown otherwise, and hidden from every purpose that needs consent.", live=True,
+)  # fmt: skip
+UNKNOWN_COUNTRY = Kind(
+    "PK836", Severity.LOW, "data subjects of unknown country",
+    "Nobody can tell which age of digital consent holds, so the strictest does.", live=True,
+)  # fmt: skip
+KEPT_BIRTH_DATE = Kind(
+    "PK837", Severity.NOTE, "birth date where the day of age would do",
+    "No purpose sees the date itself, and a birth date helps to single people out.",
+)  # fmt: skip
+
 KINDS = MappingProxyType({kind.code: kind for kind in list(globals().values()) if isinstance(kind, Kind)})
 
 

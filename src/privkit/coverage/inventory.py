@@ -15,6 +15,7 @@ from privkit.catalog import Field
 from privkit.markers import Latest
 from privkit.policy.resolve import FieldRule
 from privkit.sqlalchemy import mapping
+from privkit.sqlalchemy.events import way
 from privkit.sqlalchemy.guard import Guard, Protected
 from privkit.sqlalchemy.index import SearchIndex
 from privkit.sqlalchemy.types import Guarded
@@ -161,8 +162,5 @@ def event_columns(guard: Guard) -> Iterator[tuple[Protected, str, Column[Any]]]:
 
 
 def _event_column(each: Protected, path: str) -> Column[Any] | None:
-    head, _, rest = path.partition(".")
-    if not rest:
-        return each.mapper.columns.get(head)
-    relationship = each.mapper.relationships.get(head)
-    return relationship.mapper.columns.get(rest) if relationship is not None else None
+    found = way(each.mapper, path)
+    return found[1] if found is not None else None

@@ -32,15 +32,16 @@ from sqlalchemy.sql.sqltypes import _Binary
 
 from privkit import purposes
 from privkit.coverage import inventory
+from privkit.coverage.live_ages import Untold, untold
 from privkit.coverage.live_search import Histogram, histogram
 from privkit.coverage.owners import steps
 from privkit.crypto import DESTROYED, OVERHEAD
 from privkit.crypto.envelope import VERSION
 from privkit.sqlalchemy import observations, ownership
 from privkit.sqlalchemy.events import stored
-from privkit.sqlalchemy.guard import Guard
+from privkit.sqlalchemy.guard import Guard, Protected
 from privkit.sqlalchemy.index import SearchIndex
-from privkit.sqlalchemy.mapping import KEY_COLUMN
+from privkit.sqlalchemy.mapping import ADULT_COLUMN, KEY_COLUMN
 from privkit.sqlalchemy.observations import Observation
 from privkit.sqlalchemy.tables import EPOCH, LEDGER, OBSERVATION
 from privkit.sqlalchemy.types import Guarded, plain_type
@@ -99,6 +100,7 @@ class Scan:
     observed: list[Observation] = field(default_factory=list)
     """What all processes have counted of allowed and other uses."""
 
+    untold: dict[Table, Untold] = field(default_factory=dict)
     epochs: dict[str, int] = field(default_factory=dict)
     """How many living epoch keys there are by field id."""
 
@@ -122,6 +124,8 @@ def scan(guard: Guard, bind: Engine | Connection) -> Scan:
         for each in inventory.covered(guard):
             _count_sealed(guard, connection, each.table, found)
             _count_hashes(connection, each.table, found)
+            if each.model.child is not None and all(found.has(column) for column in _age_columns(each)):
+                found.untold[each.table] = untold(guard, connection, each)
         for _, _, column in inventory.event_columns(guard):
             _count_future(guard, connection, column, found)
         _read_unchecked(connection, found)
@@ -129,6 +133,10 @@ def scan(guard: Guard, bind: Engine | Connection) -> Scan:
         if any(name == OBSERVATION for _, name in found.columns):
             found.observed = observations.read(connection, guard)
         return found
+
+
+def _age_columns(each: Protected) -> list[Column[Any]]:
+    return [each.table.columns[key] for key in (ADULT_COLUMN, *each.age_keys)]
 
 
 def _count_epochs(guard: Guard, connection: Connection, found: Scan) -> None:

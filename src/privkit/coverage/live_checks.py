@@ -207,6 +207,34 @@ def future_events(scan: Scan) -> Iterator[Finding]:
             )
 
 
+def unknown_ages(scan: Scan) -> Iterator[Finding]:
+    """Data subjects whose age nobody knows; worse where something is stored and tells none."""
+    for table, count in scan.untold.items():
+        if count.ages:
+            ignored = f"; {counted(count.ignored, 'row')} hold a placeholder, or are older than their protection"
+            yield kinds.UNKNOWN_AGE.at(
+                table.fullname,
+                f"{table.fullname} has {counted(count.ages, 'row')} of unknown age among {count.rows}"
+                + (f"{ignored}." if count.ignored else "."),
+                "Set the day of age of older rows: privkit ages --store\n    then ask those whose age is still unknown",
+                None if count.ignored else Severity.LOW,
+            )
+
+
+def unknown_countries(scan: Scan) -> Iterator[Finding]:
+    """Data subjects whose country leads to no age of its own."""
+    for table, count in scan.untold.items():
+        if count.countries:
+            strictest = scan.guard.policy.age_of_consent(None, day=scan.guard.now().date()).age
+            yield kinds.UNKNOWN_COUNTRY.at(
+                table.fullname,
+                f"{table.fullname} has {counted(count.countries, 'row')} of a country without a row; they are children"
+                f" below {strictest}.",
+                f"Correct the codes (ISO 3166), add a row to child.age_of_digital_consent in {scan.guard.policy.path},"
+                "\n    or say where the service is offered: child: {offered_in: [GB, DE]}",
+            )
+
+
 def unknown_views(scan: Scan) -> Iterator[Finding]:
     """A view that no model maps; one over protected tables, or whose definition cannot be read, is worse."""
     known = _known(scan)
@@ -265,6 +293,8 @@ CHECKS: tuple[Callable[[Scan], Iterator[Finding]], ...] = (
     unfound_values,
     guessable_indexes,
     future_events,
+    unknown_ages,
+    unknown_countries,
     unknown_views,
     unchecked_text,
     endless_epochs,

@@ -14,7 +14,7 @@ from privkit.coverage.findings import Finding, Kind
 from privkit.coverage.inventory import Decision, all_entries, covered, personal
 from privkit.coverage.live import Scan
 from privkit.deidentify import in_words, label
-from privkit.markers import Initials, Location, StandIn
+from privkit.markers import ChildProtection, Initials, Location, StandIn
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.observations import REFUSED
 
@@ -85,7 +85,8 @@ def _stated(case: _Case) -> _Parts:
     used = {term.purpose.name: term.purpose for rule in case.guard.rules.values() for term in rule.terms}
     evidence = [
         f"{name}: {purpose.description} ({purpose.legal_basis}), "
-        + (f"{purpose.keep.period} after {purpose.keep.after}" if purpose.keep else "for ever")
+        + (str(purpose.keep) if purpose.keep else "for ever")
+        + (f"; only in groups of {purpose.minimum_group} persons or more" if purpose.minimum_group else "")
         for name, purpose in sorted(used.items())
     ]
     return evidence, case.gaps(kinds.KEPT_FOR_EVER)
@@ -124,15 +125,16 @@ def _children(case: _Case) -> _Parts:
     policy = case.guard.policy
     subjects = [each for each in covered(case.guard) if each.model.child is not None]
     evidence = [
-        f"{each.table.fullname}: age by {each.model.child.birth_date}, country by {each.model.child.country or 'none'}"
+        f"{each.table.fullname}: age by {' or '.join(_ages(each.model.child))}, "
+        f"country by {each.model.child.country or 'none'}"
         for each in subjects
         if each.model.child is not None
     ]
     if subjects:
-        uncertain = sorted(country for country, rule in policy.ages.items() if rule.status == "U")
+        uncertain = sorted(place for place, rules in policy.ages.items() if any(each.status == "U" for each in rules))
         evidence.append(
-            f"unknown age is a child's; unknown country takes {policy.default_age.age} years; "
-            f"{len(policy.ages)} countries have an age of their own"
+            f"unknown age is a child's; unknown country takes {policy.age_of_consent(None).age} years; "
+            f"{len(policy.ages)} places have an age of their own"
         )
         if uncertain:
             evidence.append(f"uncertain ages, resolved to the stricter one: {', '.join(uncertain)}")
@@ -140,6 +142,10 @@ def _children(case: _Case) -> _Parts:
         evidence.append(f"purposes closed to children: {', '.join(never) or 'none'}")
     gaps = case.gaps(kinds.NO_CHILD_PROTECTION)
     return evidence, gaps if evidence or gaps else ["no model says how old its data subjects are"]
+
+
+def _ages(child: ChildProtection) -> list[str]:
+    return [*child.births, *(name for name in (child.reached_on, child.age_band) if name is not None)]
 
 
 def _recipients(case: _Case) -> _Parts:

@@ -34,13 +34,20 @@ SCHEMA = 1
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """One purpose that needs a column: its legal basis, how long, and how exact."""
+    """One purpose that needs a column: its legal basis, how long, how exact, and in groups of how many or more."""
 
     purpose: str
     legal_basis: str
     keep: str
     precision: str
     prohibited: bool
+    minimum_group: int | None = None
+
+    @property
+    def seen_as(self) -> str:
+        """How exact, and in what groups, in words."""
+        grouped = f", only in groups of {self.minimum_group} persons or more" if self.minimum_group else ""
+        return self.precision + grouped
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +204,7 @@ def _uses(rule: FieldRule) -> list[Use]:
             keep=keep_in_words(term.purpose.keep),
             precision=in_words(term.precision),
             prohibited=term.purpose.prohibited,
+            minimum_group=term.purpose.minimum_group,
         )
         for term in rule.terms
     ]
@@ -204,7 +212,7 @@ def _uses(rule: FieldRule) -> list[Use]:
 
 def keep_in_words(keep: Keep | None) -> str:
     """Return a keep as ``P1D after account_closed``."""
-    return "for ever" if keep is None else f"{keep.period} after {keep.after}"
+    return "for ever" if keep is None else str(keep)
 
 
 def _words(search: object) -> str:

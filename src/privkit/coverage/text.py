@@ -68,7 +68,7 @@ def _cells(column: ColumnRow) -> list[str]:
     if column.evidence is None:
         return [column.decision + (f': "{column.because}"' if column.because else "")]
     uses = [
-        f"{use.purpose} ({use.legal_basis}), {use.precision}, {use.keep}" + (" PROHIBITED" if use.prohibited else "")
+        f"{use.purpose} ({use.legal_basis}), {use.seen_as}, {use.keep}" + (" PROHIBITED" if use.prohibited else "")
         for use in column.uses
     ]
     duties = [f"duty {duty}" for duty in column.duties]

@@ -17,13 +17,16 @@ from weakref import WeakKeyDictionary
 
 from celery import Celery, Task
 from celery.canvas import Signature
+from celery.exceptions import TaskPredicate
 
 from privkit import purposes
 from privkit.errors import InvalidValue, MappingError, PurposeError
-from privkit.integrations.logging import without_personal
+from privkit.integrations.logging import clean_exception, holds_personal
 from privkit.privacy import Privacy
 
 HEADER = "privkit_purposes"
+_MOST_NAMES = 100
+"""More names than this no message carries: each of them costs the worker."""
 
 _installed: WeakKeyDictionary[Celery, Privacy] = WeakKeyDictionary()
 
@@ -39,26 +42,42 @@ class PurposeTask(Task):  # type: ignore[misc]
     abstract = True
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the task, and refuse a result that is personal."""
+        """Run the task, and let no result or error out that is personal."""
         if self.request.called_directly:
             return super().__call__(*args, **kwargs)
-        with _under(self.app, (self.request.headers or {}).get(HEADER, ())):
-            result = self.run(*args, **kwargs)
-            _check(self.name, "returns", result)
-            return result
+        try:
+            with _under(self.app, (self.request.headers or {}).get(HEADER, [])):
+                result = self.run(*args, **kwargs)
+                _check(self.name, "returns", result)
+                return result
+        except TaskPredicate as signal:  # Retry, Ignore, Reject: Celery knows them by their type
+            for name in ("exc", "__cause__", "__context__"):
+                setattr(signal, name, _clean(getattr(signal, name, None)))
+            raise
+        except Exception as error:
+            failure = _clean(error)
+            if failure is error:
+                raise
+        raise failure  # out here, so that the error itself is not its context
 
-    def retry(self, args: Any = None, kwargs: Any = None, *others: Any, **options: Any) -> Any:
+    def retry(self, args: Any = None, kwargs: Any = None, exc: Any = None, *others: Any, **options: Any) -> Any:
         """Retry as Celery does. What may not be sent fails the task here, where Celery would only drop the message."""
-        _check(self.name, "is sent", (args, kwargs, options))
-        return super().retry(args, kwargs, *others, **options)
+        _check(self.name, "is sent", (args, kwargs, others, options))
+        return super().retry(args, kwargs, _clean(exc), *others, **options)
+
+    def update_state(self, task_id: Any = None, state: Any = None, meta: Any = None, **options: Any) -> Any:
+        """Store a state as Celery does, unless it is personal."""
+        _check(self.name, "stores", meta)
+        return super().update_state(task_id, state, meta, **options)
 
 
 def install(app: Celery, privacy: Privacy) -> None:
     """Have an application's messages carry purposes, and refuse personal objects in them.
 
-    Call it right after the application is made. Arguments, results and linked tasks are looked through in lists,
-    dicts and tuples for what ``privkit.integrations.logging.is_personal`` says; sending one raises InvalidValue,
-    whatever the serialiser, a retry too. Who can write to the broker can name purposes, within the policy.
+    Call it right after the application is made. Arguments, results, states and linked tasks are looked through for
+    what ``privkit.integrations.logging.holds_personal`` says; sending one raises InvalidValue, whatever the serialiser,
+    a retry too. An error that a task raises is stored and logged without what is personal in it. Who can write to the
+    broker can name purposes, within the policy.
 
     Raises MappingError where tasks were made of it already.
     """
@@ -110,6 +129,7 @@ def _stamped(headers: Mapping[str, Any] | None) -> dict[str, Any]:
 
 @contextmanager
 def _under(app: Celery, groups: Any) -> Iterator[None]:
+    _require_names(groups)
     if groups and app not in _installed:
         raise MappingError(
             "A message carries purposes, and this Celery application does not know how to enter them.",
@@ -122,8 +142,22 @@ def _under(app: Celery, groups: Any) -> Iterator[None]:
         yield
 
 
+def _require_names(groups: Any) -> None:
+    few = isinstance(groups, list) and all(isinstance(each, list) for each in groups) and sum(map(len, groups))
+    if groups != [] and not (0 < few <= _MOST_NAMES and all(isinstance(name, str) for each in groups for name in each)):
+        raise InvalidValue(
+            f"A message's header {HEADER!r} is no list of lists of names, or has more than {_MOST_NAMES}.",
+            "It was not sent by privkit, or changed on the way; the task did not run.",
+            "Look who can write to the broker.",
+        )
+
+
+def _clean(error: Any) -> Any:
+    return clean_exception(error) if isinstance(error, BaseException) else error
+
+
 def _check(task: str, verb: str, value: Any) -> None:
-    if without_personal(value) is not value:
+    if holds_personal(value):
         raise InvalidValue(
             f"What the task {task!r} {verb} holds a personal object.",
             "A message lies in the broker, in logs and in retries, beyond purposes, lifetimes and keys.",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request, WebSocket
@@ -19,6 +20,7 @@ from fastapi.exceptions import RequestValidationError, ResponseValidationError, 
 from fastapi.responses import JSONResponse
 from fastapi.routing import iter_route_contexts
 from pydantic_core import PydanticSerializationError
+from starlette.websockets import WebSocketState
 
 from privkit import purposes
 from privkit.errors import PrivkitError
@@ -28,8 +30,12 @@ from privkit.purposes import Scope
 from privkit.pydantic import handed_out, redacted_lines
 
 KEY = "x-privacy-purpose"
-_INVALID = 1008
-"""WebSocket's code for a message that breaks the rules (RFC 6455, section 7.4.1)."""
+_INVALID, _FAILED = 1008, 1011
+"""WebSocket's codes for a message that breaks the rules, and for a failure of the server (RFC 6455, section 7.4.1)."""
+
+
+_PARTS = frozenset({"body", "cookie", "header", "path", "query", "response"})
+"""What FastAPI begins a place with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +73,9 @@ def install(app: FastAPI) -> None:
     An operation has ``x-privacy-purpose``, a list with the names of each of its ``for_purpose``; the schema of a
     PersonalModel has ``x-privacy``. Status of privkit's errors: ConsentRequired 451, other PurposeErrors 403,
     ShreddedError 410, InvalidValue 422, ConcurrentWrite 409, all others 500. A request that does not validate is
-    answered as by FastAPI, with types and places and without input; places name what the document names.
+    answered as by FastAPI, with types and places and without input; places name what the document names. A WebSocket
+    is closed: with 1011 for an error that is a 500, with 1008 for all others. An application that is mounted on another
+    needs its own ``install``, and purposes of its own.
     """
     document = _Document(app)
     app.openapi = document.openapi  # type: ignore[method-assign]
@@ -78,8 +86,10 @@ def install(app: FastAPI) -> None:
     async def invalid_message(websocket: WebSocket, error: Any) -> None:
         await websocket.close(_INVALID, "The request is not valid.")
 
-    async def invalid_response(request: Request, error: Any) -> JSONResponse:
-        return _answer(failure(f"A response is not valid: {redacted_lines(error.errors(), document.words())}"))
+    async def invalid_response(request: Request, error: Any) -> JSONResponse | None:
+        return await _answer(
+            request, failure(f"A response is not valid: {redacted_lines(error.errors(), document.words())}")
+        )
 
     handlers: dict[type[Exception], Any] = {
         PrivkitError: _refused,
@@ -92,17 +102,22 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(kind, handler)
 
 
-async def _refused(request: Request, error: Any) -> JSONResponse:
-    return _answer(problem(error))
+async def _refused(connection: Request | WebSocket, error: Any) -> JSONResponse | None:
+    return await _answer(connection, problem(error))
 
 
-async def _unserialised(request: Request, error: Any) -> JSONResponse:
+async def _unserialised(connection: Request | WebSocket, error: Any) -> JSONResponse | None:
     found = handed_out(error)
-    return _answer(problem(found) if found is not None else failure("A response could not be serialised."))
+    body = problem(found) if found is not None else failure("A response could not be serialised.")
+    return await _answer(connection, body)
 
 
-def _answer(body: dict[str, Any]) -> JSONResponse:
-    return JSONResponse(body, body["status"], media_type=MEDIA_TYPE)
+async def _answer(connection: Request | WebSocket, body: dict[str, Any]) -> JSONResponse | None:
+    if isinstance(connection, Request):
+        return JSONResponse(body, body["status"], media_type=MEDIA_TYPE)
+    if WebSocketState.DISCONNECTED not in (connection.client_state, connection.application_state):
+        await connection.close(_FAILED if body["status"] >= HTTPStatus.INTERNAL_SERVER_ERROR else _INVALID)
+    return None
 
 
 class _Document:
@@ -111,7 +126,7 @@ class _Document:
     def __init__(self, app: FastAPI) -> None:
         self._app, self._original = app, app.openapi
         self._schema: dict[str, Any] | None = None
-        self._words: frozenset[str] = frozenset()
+        self._words = _PARTS
 
     def openapi(self) -> dict[str, Any]:
         """Return the document; FastAPI makes it anew when a route was added."""
@@ -122,7 +137,7 @@ class _Document:
                 if operation is not None and groups:
                     operation[KEY] = groups
             models = schema.get("components", {}).get("schemas", {})
-            self._schema, self._words = schema, frozenset((*models, *_words(schema)))
+            self._schema, self._words = schema, frozenset((*_PARTS, *models, *_words(schema)))
         return schema
 
     def words(self) -> frozenset[str]:
@@ -130,7 +145,7 @@ class _Document:
         try:
             self.openapi()
         except Exception:
-            return frozenset()  # no document can be made of the application; its own request for one says why
+            return _PARTS  # no document can be made of the application; its own request for one says why
         return self._words
 
 

@@ -7,11 +7,16 @@ handler.addFilter(PersonalFilter())
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Mapping
+from collections import UserList, deque
+from collections.abc import Iterable, Mapping, MappingView
+from contextlib import suppress
+from dataclasses import fields, is_dataclass
+from functools import partial
+from types import MethodType, SimpleNamespace
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from pydantic import BaseModel
 from pydantic_core import ValidationError
 from sqlalchemy import Row, RowMapping
 
@@ -20,7 +25,7 @@ from privkit.location import GeoPoint
 from privkit.pydantic import PersonalModel, redacted
 
 _DEEPEST = 8
-_CONTAINERS = (Mapping, list, tuple, set, frozenset, deque)
+_CONTAINERS = (list, tuple, set, frozenset, deque, UserList, MappingView)
 _SIMPLE = (str, bytes, int, float, bool, type(None))
 _not_personal: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
 
@@ -29,8 +34,9 @@ class PersonalFilter(logging.Filter):
     """Puts ``<Rider: personal data>`` in the place of each personal object of a record, and never asks it for a text.
 
     Personal are: PersonalModels, and objects of every class with markers; GeoPoints; SQLAlchemy rows, whose text shows
-    what was selected. They are found in the message, its arguments, ``extra`` and in exceptions; inside lists, tuples,
-    sets, dicts and exception groups too. A pydantic ValidationError keeps types and places and loses its input.
+    what was selected. They are found in the message, its arguments, ``extra`` and in exceptions; in whatever shows them
+    in its own text too: containers, dataclasses, models, exception groups, bound methods. A pydantic ValidationError
+    keeps types and places and loses its input.
 
     Add it to handlers, not to loggers: a logger's filter does not see what its children log. It lets every record
     pass. What was put into a string before it was logged cannot be told from other text; a handler that records the
@@ -66,27 +72,66 @@ def is_personal(value: Any) -> bool:
     return found
 
 
+def holds_personal(value: Any) -> bool:
+    """Return whether ``value`` is personal, or holds what is, however deep. What cannot be read is taken for it."""
+    seen, todo = {}, [value]
+    while todo:
+        each = todo.pop()
+        if type(each) in _SIMPLE or id(each) in seen:
+            continue
+        seen[id(each)] = each  # kept alive, so that no other object gets its id
+        if is_personal(each) or (isinstance(each, BaseException) and _quotes_input(each)):
+            return True
+        try:
+            todo += _members(each)
+        except Exception:
+            return True
+    return False
+
+
+def _members(value: Any) -> Iterable[Any]:
+    """Return what an object of a common kind shows in its text."""
+    if isinstance(value, Mapping):
+        return [each for pair in value.items() for each in pair]
+    if isinstance(value, _CONTAINERS):
+        return list(value)
+    if isinstance(value, BaseException):
+        members = value.exceptions if isinstance(value, BaseExceptionGroup) else ()
+        return [*value.args, *vars(value).values(), *members, value.__cause__, value.__context__]
+    if isinstance(value, BaseModel | SimpleNamespace):
+        return [*vars(value).values(), getattr(value, "__pydantic_extra__", None)]
+    if isinstance(value, partial):
+        return [value.func, value.args, value.keywords]
+    if isinstance(value, MethodType):
+        return [value.__self__]
+    if is_dataclass(value) and not isinstance(value, type):
+        return [getattr(value, field.name, None) for field in fields(value)]
+    return ()
+
+
 def without_personal(value: Any, depth: int = 0) -> Any:
     """Return ``value`` with a text in place of every personal object in it. What holds none is returned as it is."""
-    if type(value) in _SIMPLE:
+    if not holds_personal(value):
         return value
-    if is_personal(value):
-        return f"<{type(value).__name__}: personal data>"
     if isinstance(value, BaseException):
         return clean_exception(value)
-    if isinstance(value, _CONTAINERS):
-        return _inside(value, depth + 1) if depth < _DEEPEST else "<...>"
-    return value
+    if depth < _DEEPEST and not is_personal(value) and isinstance(value, (Mapping, *_CONTAINERS)):
+        with suppress(Exception):  # it cannot be read, or was changed meanwhile
+            return _inside(value, depth + 1)
+    return _text(value)
 
 
 def _inside(value: Any, depth: int) -> Any:
-    flat = [each for pair in value.items() for each in pair] if isinstance(value, Mapping) else list(value)
-    clean = [without_personal(each, depth) for each in flat]
-    if all(new is old for new, old in zip(clean, flat, strict=True)):
-        return value
     if isinstance(value, Mapping):
-        return dict(zip(clean[::2], clean[1::2], strict=True))
+        return {
+            _text(key) if holds_personal(key) else key: without_personal(each, depth) for key, each in value.items()
+        }
+    clean = [without_personal(each, depth) for each in value]
     return tuple(clean) if isinstance(value, tuple) else clean
+
+
+def _text(value: Any) -> str:
+    return f"<{type(value).__name__}: personal data>"
 
 
 def clean_exc_info(found: Any) -> Any:
@@ -119,10 +164,15 @@ def _stand_in(error: BaseException, seen: frozenset[int]) -> BaseException:
         members = [clean_exception(each, seen) for each in error.exceptions]
         same = all(new is old for new, old in zip(members, error.exceptions, strict=True))
         return error if same else BaseExceptionGroup(error.message, members)
-    quotes_input = type(error).__module__ == "fastapi.exceptions" and hasattr(error, "errors")
-    if quotes_input or without_personal(error.args) is not error.args:
+    if _quotes_input(error) or holds_personal((error.args, vars(error))):
         return _renamed(error, "(personal data, not shown)")
     return error
+
+
+def _quotes_input(error: BaseException) -> bool:
+    return isinstance(error, ValidationError) or (
+        type(error).__module__ == "fastapi.exceptions" and hasattr(error, "errors")
+    )
 
 
 def _renamed(error: BaseException, text: str) -> BaseException:

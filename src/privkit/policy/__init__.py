@@ -8,12 +8,12 @@
 that lists every mistake of the models.
 """
 
+from privkit.policy.ages import OUTCOMES, AgeRule, ChildRule, codes_of, places_of
 from privkit.policy.document import load
 from privkit.policy.packs import pack_names, packs_folder
 from privkit.policy.problems import Problem
 from privkit.policy.resolve import FieldRule, Term, resolve
 from privkit.policy.rules import (
-    AgeRule,
     Category,
     Duty,
     Keep,
@@ -24,8 +24,10 @@ from privkit.policy.rules import (
 )
 
 __all__ = [
+    "OUTCOMES",
     "AgeRule",
     "Category",
+    "ChildRule",
     "Duty",
     "FieldRule",
     "Keep",
@@ -35,8 +37,10 @@ __all__ = [
     "Recipient",
     "Term",
     "VerificationMethod",
+    "codes_of",
     "load",
     "pack_names",
     "packs_folder",
+    "places_of",
     "resolve",
 ]

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
+from privkit.policy.ages import USES, AgeRule
 from privkit.policy.nodes import Node, Table, Text, read_file
 from privkit.policy.packs import BASELINE_AGES, Packs, packs_folder
 from privkit.policy.problems import Problem, counted, nearest, paste, quoted, refusal
 from privkit.policy.reading import Reading, Section, dotted
-from privkit.policy.rules import CHILDREN, ENFORCEMENT, LEGAL_BASES, AgeRule, Keep, Policy, Purpose, Recipient, inherit
+from privkit.policy.rules import (
+    CHILDREN,
+    CONSENT_WITHDRAWN,
+    DUTY,
+    ENFORCEMENT,
+    LARGEST_SHARE,
+    LEGAL_BASES,
+    Keep,
+    Policy,
+    Purpose,
+    Recipient,
+    inherit,
+    withdrawal_of,
+)
 from privkit.policy.sections import SECTIONS, Layer, merge, read_keep, read_sections
 
 PURPOSE = {"description": '"..."', "legal_basis": "contract", "keep": "{for: P30D, after: account_closed}"}
 _NEW_PURPOSE = f"{{account: {{{', '.join(f'{key}: {value}' for key, value in PURPOSE.items())}}}}}"
 _TOP = {"privkit": "1", "purposes": _NEW_PURPOSE}
-_TOP_OPTIONAL = ("extends", "controller", "enforcement", "keys", "naive_datetimes", "recipients", *SECTIONS)
+_TOP_OPTIONAL = ("extends", "controller", "enforcement", "keys", "naive_datetimes", "recipients", "runs", *SECTIONS)
 _CONTROLLER = ("contact", "representative", "data_protection_officer", "address")
+_LARGEST_MINIMUM = 1000
 _RECIPIENT = {"regions": "[eu-west-1]", "purposes": "[...]"}
 
 
@@ -56,6 +72,8 @@ def _read(path: Path, node: Node, folder: Path, problems: list[Problem]) -> Poli
     naive_datetimes = found.choice("naive_datetimes", ("UTC",))
     keys = found.table("keys", {"roll": "P90D"})
     key_roll = keys.period("roll") if keys is not None else None
+    runs = found.table("runs", {"largest_share": str(LARGEST_SHARE)})
+    share = runs.integer("largest_share", 1, 100) if runs is not None else None
     default_age = rules.default_age or _no_default(reading)
     if problems or default_age is None:
         return None
@@ -76,6 +94,9 @@ def _read(path: Path, node: Node, folder: Path, problems: list[Problem]) -> Poli
         packs=tuple(used.dates.items()),
         key_roll=key_roll,
         enforced_otherwise=enforced_otherwise,
+        child_rules=rules.child_rules,
+        offered_in=rules.offered_in,
+        largest_share=share or LARGEST_SHARE,
     )
 
 
@@ -123,15 +144,22 @@ def _purposes(found: Section) -> dict[str, Purpose]:
 
 
 def _purpose(reading: Reading, name: str, node: Node) -> Purpose | None:
-    found = reading.table(node, ("purposes", name), PURPOSE, ("because", "prohibited", "children"))
+    found = reading.table(
+        node, ("purposes", name), PURPOSE, ("because", "prohibited", "children", "minimum_group", "uses")
+    )
     if found is None:
         return None
+    if name.startswith(DUTY):
+        message = f"The purpose {quoted(name)} has the name under which a duty is entered."
+        reading.report(found.line, message, paste(("purposes", name.removeprefix(DUTY) or "..."), "{...}"))
     description, basis = found.text("description"), found.choice("legal_basis", LEGAL_BASES)
     prohibited, children = found.flag("prohibited") is True, found.choice("children", CHILDREN) or "consent"
     keep, because = _keep(found)
+    minimum = found.integer("minimum_group", 2, _LARGEST_MINIMUM)
+    uses = found.choices("uses", USES)
     if description is None or basis is None:
         return None
-    return Purpose(name, description, basis, keep, because, prohibited, children, found.where)
+    return Purpose(name, description, basis, keep, because, prohibited, children, found.where, minimum, uses)
 
 
 def _keep(found: Section) -> tuple[Keep | None, str]:
@@ -153,7 +181,10 @@ def _keep(found: Section) -> tuple[Keep | None, str]:
             message = f"{dotted(path)} is not forever and has no period."
             found.reading.report(node.line, message, paste(path, PURPOSE["keep"]))
         return None, (keep.text("because") if keep is not None else None) or because
-    return read_keep(found, ("epoch",)), because
+    read = read_keep(found, ("epoch", "until"))
+    if read is not None and read.after == CONSENT_WITHDRAWN:
+        read = replace(read, after=withdrawal_of(found.path[-1]))
+    return read, because
 
 
 def _recipients(found: Section) -> dict[str, Recipient]:

@@ -144,6 +144,16 @@ class Section:
         self.reading.report(node.line, message, paste(path, near[0]), near)
         return None
 
+    def choices(self, key: str, options: Sequence[str]) -> tuple[str, ...]:
+        """Read a list, empty where there is none, of texts that are among ``options``."""
+        given = tuple(self.lines(key)) if key in self.nodes else ()
+        for text, line in given:
+            if text not in options:
+                near, path = nearest(text, options), (*self.path, key)
+                message = f"{dotted(path)} has {quoted(text)}; it must be of {', '.join(options)}."
+                self.reading.report(line, message, paste(path, f"[{near[0]}]"), near)
+        return tuple(text for text, _ in given if text in options)
+
     def flag(self, key: str) -> bool | None:
         """Read ``true`` or ``false``."""
         node = self.nodes.get(key)

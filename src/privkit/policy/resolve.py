@@ -22,7 +22,7 @@ from privkit.markers import (
 from privkit.policy.epochs import Epochs, divided
 from privkit.policy.precisions import misfits, place_like
 from privkit.policy.problems import Problem, counted, nearest, paste, quoted, refusal
-from privkit.policy.rules import Duty, Keep, Policy, Purpose
+from privkit.policy.rules import CONSENT_WITHDRAWN, Duty, Keep, Policy, Purpose, withdrawn_purpose
 
 _NEW_PURPOSE = '{description: "...", legal_basis: contract, keep: {for: P30D, after: account_closed}}'
 _NEW_DUTY = '{citation: "...", keep: {for: P7Y, after: account_closed}}'
@@ -53,15 +53,18 @@ class FieldRule:
         return (*(term.purpose.keep for term in self.terms), *(duty.keep for duty in self.duties))
 
 
-def resolve(policy: Policy, models: Iterable[Model], *, stored: bool = True) -> dict[str, FieldRule]:
+def resolve(
+    policy: Policy, models: Iterable[Model], *, stored: bool = True, consents: bool = False
+) -> dict[str, FieldRule]:
     """Return the rule of every field of ``models``, by ``field.id``.
 
-    ``stored`` is False for models that live in memory only: they map no events, and need none. Raises one
-    PolicyError that lists every mistake; its ``data["problems"]`` are ``Problem`` objects.
+    ``stored`` is False for models that live in memory only: they map no events, and need none. ``consents``: the
+    consent ledger lies beside them. Raises one PolicyError that lists every mistake; its ``data["problems"]`` are
+    ``Problem`` objects.
     """
     # a base before its subclasses: a field belongs to the class that declared it
     ordered = sorted(models, key=lambda model: len(model.cls.__mro__))
-    run = _Run(policy, stored, any(model.child for model in ordered))
+    run = _Run(policy, stored, consents, any(model.child for model in ordered))
     for model in ordered:
         run.take(model)
     run.check_former_ids(ordered)
@@ -76,6 +79,7 @@ def resolve(policy: Policy, models: Iterable[Model], *, stored: bool = True) -> 
 class _Run:
     policy: Policy
     stored: bool
+    consents: bool
     children: bool
     problems: list[Problem] = field(default_factory=list)
     rules: dict[str, FieldRule] = field(default_factory=dict)
@@ -91,8 +95,13 @@ class _Run:
             elif self.homes[item.id] != home:
                 self._same_id(model, item)
         for event, users in counted.items():
-            if event not in model.events:
+            if withdrawn_purpose(event) is not None:
+                self._consent(model, users)
+            elif event not in model.events:
                 self._unmapped(model, event, users)
+        if CONSENT_WITHDRAWN in model.events:
+            message = f"{model.cls.__name__} maps {CONSENT_WITHDRAWN}, which the consent ledger tells."
+            self.report(model, message, "# another name for an event of your own, here and in the policy")
 
     def report(self, model: Model, message: str, fix: str = "", near: tuple[str, ...] = ()) -> None:
         self.problems.append(Problem(*_place(model.cls), message, near, fix))
@@ -107,7 +116,8 @@ class _Run:
         keeps += [(duty.name, duty.keep) for duty in duties]
         for user, keep in keeps:
             if self.stored and keep is not None:
-                counted.setdefault(keep.after, []).append(f"{item.name} for {user}")
+                for event in keep.events:
+                    counted.setdefault(event, []).append(f"{item.name} for {user}")
         self._periods(model, name, terms)
         rule = self.policy.category(item.marker.category)
         if item.marker.seal is False and rule is not None and rule.seal:
@@ -122,6 +132,13 @@ class _Run:
         epochs = self._epochs(model, name, [keep for _, keep in keeps]) if sealed and self.stored else None
         self.rules[item.id] = FieldRule(item, terms, duties, sealed and not _dual(item), sensitive, epochs)
 
+    def _consent(self, model: Model, users: list[str]) -> None:
+        """Whose consent was withdrawn is known of a row in a table with the ledger, and a data subject."""
+        if not (self.consents and (model.data_subject or model.owners)):
+            name = model.cls.__name__
+            message = f"{name} has no data subject in the consent ledger, from which {', '.join(users)} counts."
+            self.report(model, message, f'@owned_by("...")\nclass {name}')
+
     def _epochs(self, model: Model, name: str, keeps: list[Keep | None]) -> Epochs | None:
         try:
             epochs = divided(keeps)
@@ -129,7 +146,8 @@ class _Run:
             message = f"{name} cannot be divided into epochs: {error}."
             self.report(model, message, "# one event and one epoch in every keep of the field, or no epoch in any")
             return None
-        if epochs is not None and not _own_column(model.events.get(epochs.event)):
+        own = epochs is None or _own_column(model.events.get(epochs.event))
+        if epochs is not None and (not own or withdrawn_purpose(epochs.event) is not None):
             message = f"{name} is divided into epochs of {quoted(epochs.event)}, which is not a column of its own row."
             self.report(model, message, "# an event that is stored with the row, or no epoch in the keep")
         return epochs

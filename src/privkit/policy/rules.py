@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import date, timedelta
 from types import MappingProxyType
 from typing import Any
 
 from privkit.periods import Period
+from privkit.policy.ages import OUTCOMES, AgeRule, ChildRule, places_of, rows_of, rule_on
 from privkit.policy.problems import Problem, nearest, paste, quoted, refusal
 
 LEGAL_BASES = (
@@ -23,9 +24,20 @@ LEGAL_BASES = (
 )
 """The six bases of GDPR Art. 6(1), in its order."""
 
-CHILDREN = ("allowed", "consent", "never")
+CHILDREN = ("allowed", "consent", "never", "by_law")
+"""What a purpose says of children. ``by_law``: what the packs' rules ask for its legal basis and uses."""
+
 ENFORCEMENT = ("enforce", "observe")
 """What becomes of a use that a purpose does not allow: it is refused, or let through and counted."""
+
+LARGEST_SHARE = 20
+"""How many per cent of a table a run destroys without its number being named, where the policy says nothing."""
+
+CONSENT_WITHDRAWN = "consent_withdrawn"
+"""The event that no column holds: consent to the purpose itself was withdrawn, and not given again since."""
+
+DUTY = "duty "
+"""How the name begins under which a duty is entered."""
 
 EPOCH_STEP = timedelta(hours=1)
 """An epoch is a multiple of this wide: narrower ones would need a key for nearly every value."""
@@ -33,16 +45,37 @@ EPOCH_STEP = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """Keep for ``period`` after the event ``after``. ``epoch``: the width of the buckets that have their own key."""
+    """Keep for ``period`` after the event ``after``. ``epoch``: the width of the buckets that have their own key.
+
+    ``until``: the event that ends it instead, earlier or later, in rows where that is known; "" for none.
+    """
 
     period: Period
     after: str
     epoch: Period | None = None
+    until: str = ""
+
+    @property
+    def anchor(self) -> tuple[str, str]:
+        """What it counts from: keeps with the same one are compared by their periods alone."""
+        return self.after, self.until
+
+    @property
+    def events(self) -> tuple[str, ...]:
+        """The events whose times decide."""
+        return (self.after, self.until) if self.until else (self.after,)
+
+    def __str__(self) -> str:
+        return f"{self.period} after {self.after}" + (f", or until {self.until}" if self.until else "")
 
 
 @dataclass(frozen=True, slots=True)
 class Purpose:
-    """Why data is processed. ``keep`` is None for ever, and then ``because`` says why."""
+    """Why data is processed. ``keep`` is None for ever, and then ``because`` says why.
+
+    ``minimum_group``: it sees personal data only as aggregates over at least so many data subjects; None: no limit.
+    ``uses``: what it does, as rule packs call it (``profiling``), so that their rules about children find it.
+    """
 
     name: str
     description: str
@@ -52,6 +85,8 @@ class Purpose:
     prohibited: bool
     children: str
     where: str
+    minimum_group: int | None = None
+    uses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +97,11 @@ class Duty:
     citation: str
     keep: Keep
     where: str
+
+    @property
+    def entered_as(self) -> str:
+        """The name under which it is entered, as purposes are: ``duty tax``. No purpose has such a name."""
+        return f"{DUTY}{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,22 +131,6 @@ class Recipient:
 
 
 @dataclass(frozen=True, slots=True)
-class AgeRule:
-    """The age, in years, from which a young person alone can consent. ``country`` is None for the default rule.
-
-    ``status``: ``A`` statute read or two sources, ``B`` one reliable source, ``U`` uncertain.
-    ``joint_below``: under the age, child and parent consent together.
-    """
-
-    country: str | None
-    age: int
-    status: str
-    source: str
-    valid_from: date | None = None
-    joint_below: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class VerificationMethod:
     """A way to verify a parent. ``disclosure``: good enough where a child's data is disclosed to others.
 
@@ -128,7 +152,9 @@ class Policy:
     ``packs`` are the rule packs used, each with the day its facts were gathered. ``finite_child_periods``:
     a purpose that may touch a child's data needs a period that ends. ``key_roll``: how often ``privkit keys roll``
     is to run, which makes destroyed keys final; None: nobody said. ``enforced_otherwise``: the tables that are not
-    as ``enforcement`` says, each with what holds for it.
+    as ``enforcement`` says, each with what holds for it. ``ages``: by place, each from its day on. ``offered_in``: the
+    countries that a data subject of unknown country may be of; empty: any. ``largest_share``: how many per cent of a
+    table one run may destroy without its number being named.
     """
 
     path: str
@@ -139,7 +165,7 @@ class Policy:
     sensitive_categories: Mapping[str, str]
     recipients: Mapping[str, Recipient]
     default_age: AgeRule
-    ages: Mapping[str, AgeRule]
+    ages: Mapping[str, tuple[AgeRule, ...]]
     verification_methods: Mapping[str, VerificationMethod]
     finite_child_periods: bool
     enforcement: str
@@ -147,6 +173,9 @@ class Policy:
     packs: tuple[tuple[str, date], ...]
     key_roll: Period | None = None
     enforced_otherwise: Mapping[str, str] = field(default_factory=dict)
+    child_rules: Mapping[str, ChildRule] = field(default_factory=dict)
+    offered_in: tuple[str, ...] = ()
+    largest_share: int = LARGEST_SHARE
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -175,6 +204,40 @@ class Policy:
         why = "Nothing may be read or written for a purpose that nobody declared."
         raise refusal(what, why, [problem], nearest=problem.nearest)
 
+    def duty(self, name: str) -> Duty:
+        """Return the duty called ``name``. Raises PolicyError, with the nearest names, where there is none."""
+        if name in self.duties:
+            return self.duties[name]
+        example = '{citation: "...", keep: {for: P7Y, after: account_closed}}'
+        what = f"There is no duty {quoted(name)}"
+        problem = Problem(self.path, 0, f"{what}.", nearest(name, self.duties), paste(("duties", name), example))
+        why = "Nothing is readable for a duty that nobody declared."
+        raise refusal(f"{what} in {self.path}.", why, [problem], nearest=problem.nearest)
+
+    def entered_duty(self, name: str) -> Duty | None:
+        """Return the duty that is entered as ``name``, or None where it is a purpose's."""
+        return self.duty(name.removeprefix(DUTY)) if name.startswith(DUTY) else None
+
+    def children_under(self, name: str) -> str:
+        """Return ``allowed``, ``consent`` or ``never``: what a child's rows need under a purpose, in every country.
+
+        A duty rests on no consent. What a pack prohibits for the purpose's uses, no purpose allows.
+        """
+        if name.startswith(DUTY):
+            return "allowed"
+        purpose = self.purposes[name]
+        asked = self.strictest_rule(purpose)
+        if asked == "prohibited" or purpose.children == "never":
+            return "never"
+        if purpose.children != "by_law":
+            return purpose.children
+        return "consent" if purpose.legal_basis == "consent" or asked == "consent" else "allowed"
+
+    def strictest_rule(self, purpose: Purpose) -> str | None:
+        """Return the strictest that any pack's rule asks for such a purpose: of any place, age and day."""
+        asked = [rule.then for rule in self.child_rules.values() if rule.concerns(purpose.legal_basis, purpose.uses)]
+        return max((each for each in asked if each != "allowed"), key=OUTCOMES.index, default=None)
+
     def enforcement_of(self, table: str) -> str:
         """Return ``enforce`` or ``observe``: what holds for a table."""
         return self.enforced_otherwise.get(table, self.enforcement)
@@ -192,18 +255,30 @@ class Policy:
         rule = self.category(key)
         return self.sensitive(key) if rule is None or rule.seal is None else rule.seal
 
-    def age_of_consent(self, country: str | None) -> AgeRule:
-        """Return the age of digital consent in ``country``, a two-letter ISO 3166 code in either case.
+    def ages_of_consent(self, country: object, region: object, day: date) -> tuple[AgeRule, ...]:
+        """Return the rule on the age of digital consent that holds in a place on ``day``, and those that follow it.
 
-        None and a country without a row give the default rule; a row of status ``U`` gives the stricter of
-        its age and the default.
+        ``country``: a code of ISO 3166-1 in either case; ``region``: one of 3166-2. An unknown one takes the strictest
+        of all rows, or of those in ``offered_in``; a row of status ``U`` the stricter of its age and the default.
         """
-        row = self.ages.get((country or "").strip().upper())
-        if row is None:
-            return self.default_age
-        if row.status == "U" and row.age < self.default_age.age:
-            return replace(row, age=self.default_age.age)
-        return row
+        rows = rows_of(self.ages, self.default_age, self.offered_in, places_of(country, region))
+        later = (rule for rule in rows if rule.valid_from is not None and rule.valid_from > day)
+        return (rule_on(rows, self.default_age, day), *later)
+
+    def age_of_consent(self, country: object, region: object = None, day: date | None = None) -> AgeRule:
+        """Return the rule that holds in a place on ``day``; None: the last one that is known."""
+        return self.ages_of_consent(country, region, day or date.max)[0]
+
+
+def withdrawal_of(purpose: str) -> str:
+    """Return the name of the event that consent to ``purpose`` was withdrawn."""
+    return f"{CONSENT_WITHDRAWN}:{purpose}"
+
+
+def withdrawn_purpose(event: str) -> str | None:
+    """Return the purpose of whose consent an event is the withdrawal; None for an event that models map."""
+    name, _, purpose = event.partition(":")
+    return purpose if purpose and name == CONSENT_WITHDRAWN else None
 
 
 def inherit(categories: Mapping[str, Mapping[str, Any]]) -> dict[str, Category]:

@@ -8,20 +8,26 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
-from privkit.policy.nodes import Node, Table
+from privkit.policy.ages import OUTCOMES, USES, AgeRule, ChildRule
+from privkit.policy.nodes import Items, Node, Table
 from privkit.policy.problems import paste, quoted
 from privkit.policy.reading import Path, Reading, Section, dotted
-from privkit.policy.rules import EPOCH_STEP, AgeRule, Duty, Keep, VerificationMethod
+from privkit.policy.rules import CONSENT_WITHDRAWN, EPOCH_STEP, LEGAL_BASES, Duty, Keep, VerificationMethod
 
 SECTIONS = ("categories", "sensitive", "duties", "child")
 KEEP = {"for": "P30D", "after": "account_closed"}
 _DUTY = {"citation": '"..."', "keep": "{for: P7Y, after: account_closed}"}
 _SEVERITY = {"scale": "2", "scope": "2", "irremediable": "2"}
-_CHILD = ("ages", "default_age", "age_of_digital_consent", "verification_methods", "finite_periods")
+_CHILD = (
+    *("ages", "default_age", "offered_in", "age_of_digital_consent"),
+    *("rules", "verification_methods", "finite_periods"),
+)
 _AGE = {"age": "16", "status": "B", "source": '"..."'}
+_STATUS = ("A", "B", "U")
 _OLDEST = 21
 
-_COUNTRY = re.compile(r"[A-Z]{2}")
+_RULE = {"then": "consent", "below": "13", "status": "B", "source": '"..."'}
+_PLACE = re.compile(r"[A-Z]{2}(-[A-Z0-9]{1,3})?")
 _CATEGORY = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)*")
 
 
@@ -33,7 +39,9 @@ class Layer:
     sensitive: dict[str, str] = field(default_factory=dict)
     duties: dict[str, Duty] = field(default_factory=dict)
     default_age: AgeRule | None = None
-    ages: dict[str, AgeRule] = field(default_factory=dict)
+    ages: dict[str, tuple[AgeRule, ...]] = field(default_factory=dict)
+    offered_in: tuple[str, ...] = ()
+    child_rules: dict[str, ChildRule] = field(default_factory=dict)
     methods: dict[str, VerificationMethod] = field(default_factory=dict)
     finite_periods: bool = False
     ages_from: tuple[str, int] | None = None
@@ -48,6 +56,8 @@ def merge(layers: Iterable[Layer]) -> Layer:
         merged.sensitive.update(layer.sensitive)
         merged.duties.update(layer.duties)
         merged.ages.update(layer.ages)
+        merged.offered_in = layer.offered_in or merged.offered_in
+        merged.child_rules.update(layer.child_rules)
         merged.methods.update(layer.methods)
         merged.finite_periods = merged.finite_periods or layer.finite_periods
         defaults = [rule for rule in (merged.default_age, layer.default_age) if rule is not None]
@@ -74,16 +84,25 @@ def read_sections(found: Section, as_of: date | None = None) -> Layer:
 
 
 def read_keep(found: Section, optional: tuple[str, ...] = ()) -> Keep | None:
-    """Read ``keep: {for: P30D, after: account_closed}``; a purpose's may add ``epoch: P1D``."""
+    """Read ``keep: {for: P30D, after: account_closed}``; a purpose's may add ``epoch: P1D`` and ``until: expires``."""
     keep = found.table("keep", KEEP, optional)
     if keep is None:
         return None
     period, after, epoch = keep.period("for"), keep.event("after"), keep.period("epoch")
+    until = keep.event("until") or ""
+    if until == CONSENT_WITHDRAWN or (after == CONSENT_WITHDRAWN and not optional):
+        path = (*keep.path, "after" if after == CONSENT_WITHDRAWN else "until")
+        message = f"{dotted(path)} is {CONSENT_WITHDRAWN}, from which only a purpose's period counts."
+        keep.reading.report(keep.line_of(path[-1]), message, paste(path, "account_closed"))
+    if until and epoch is not None:
+        path = (*keep.path, "until")
+        message = f"{dotted(path)} stands beside an epoch, whose end is not one row's own."
+        keep.reading.report(keep.line_of("until"), message, paste((*keep.path, "epoch"), "P1D"))
     if epoch is not None and (epoch.months or epoch.rest % EPOCH_STEP):
         path, line = (*keep.path, "epoch"), keep.line_of("epoch")
         message = f"{dotted(path)} is {quoted(epoch.text)}; an epoch has a fixed length of whole hours."
         keep.reading.report(line, message, paste(path, "P1D"))
-    return None if period is None or after is None else Keep(period, after, epoch)
+    return None if period is None or after is None else Keep(period, after, epoch, until)
 
 
 def _category(reading: Reading, key: str, node: Node) -> dict[str, Any] | None:
@@ -155,6 +174,11 @@ def _child(found: Section, layer: Layer, as_of: date | None) -> None:
     age = found.integer("default_age", 1, _OLDEST)
     if age is not None:
         layer.default_age = AgeRule(None, age, "U", "the policy's child.default_age")
+    layer.offered_in = _places(found, "offered_in")
+    for name, node in found.named("rules"):
+        rule = _rule(found.reading, name, node)
+        if rule is not None:
+            layer.child_rules[name] = rule
     for name, node in found.named("verification_methods"):
         method = _method(found.reading, name, node)
         if method is not None:
@@ -165,14 +189,53 @@ def _child(found: Section, layer: Layer, as_of: date | None) -> None:
 def _ages(table: Section, layer: Layer, as_of: date | None) -> None:
     if "default" in table:
         layer.default_age = _age(table, None, table.nodes["default"], as_of)
-    for country, node in table.named("rows"):
-        if _COUNTRY.fullmatch(country):
-            rule = _age(table, country, node, as_of)
-            if rule is not None:
-                layer.ages[country] = rule
-        else:
-            message = f"{dotted(table.path)} has a row that is not a two-letter country code in capitals."
+    for place, node in table.named("rows"):
+        if not _PLACE.fullmatch(place):
+            message = f"{dotted(table.path)} has a row that is not a code of a country or its part, in capitals."
             table.reading.report(node.line, message, paste((*table.path, "rows", "GB"), "{...}"))
+            continue
+        given = [_age(table, place, each, None) for each in (node.items if isinstance(node, Items) else (node,))]
+        rules = tuple(rule for rule in given if rule is not None)
+        days = [rule.valid_from or date.min for rule in rules]
+        if days != sorted(set(days)):
+            message = f"{dotted(table.path)}.rows.{place} lists ages whose days do not follow one another."
+            table.reading.report(node.line, message, paste((*table.path, "rows", place), "[{...}, {from: ..., ...}]"))
+        if rules:
+            layer.ages[place] = rules
+
+
+def _places(found: Section, key: str) -> tuple[str, ...]:
+    given = tuple(found.lines(key)) if key in found else ()
+    for code, line in given:
+        if not _PLACE.fullmatch(code):
+            message = f"{dotted((*found.path, key))} has {quoted(code)}, which is no code of a country or its part."
+            found.reading.report(line, message, paste((*found.path, key), "[GB, US-CA]"))
+    return tuple(code for code, _ in given)
+
+
+def _rule(reading: Reading, name: str, node: Node) -> ChildRule | None:
+    path = ("child", "rules", name)
+    found = reading.table(node, path, _RULE, ("from_age", "places", "bases", "uses", "from", "until"))
+    if found is None:
+        return None
+    then, below = found.choice("then", OUTCOMES), found.integer("below", 1, _OLDEST)
+    status, source = found.choice("status", _STATUS), found.text("source")
+    if then is None or below is None or status is None or source is None:
+        return None
+    return ChildRule(
+        name=name,
+        then=then,
+        below=below,
+        from_age=found.integer("from_age", 1, below - 1) or 0,
+        places=_places(found, "places"),
+        bases=found.choices("bases", LEGAL_BASES),
+        uses=found.choices("uses", USES),
+        status=status,
+        source=source,
+        valid_from=found.day("from"),
+        valid_until=found.day("until"),
+        where=found.where,
+    )
 
 
 def _age(table: Section, country: str | None, node: Node, as_of: date | None) -> AgeRule | None:
@@ -182,7 +245,7 @@ def _age(table: Section, country: str | None, node: Node, as_of: date | None) ->
         return None
     age, status, source = (
         found.integer("age", 1, _OLDEST),
-        found.choice("status", ("A", "B", "U")),
+        found.choice("status", _STATUS),
         found.text("source"),
     )
     since, joint = found.day("from"), found.flag("joint_below")

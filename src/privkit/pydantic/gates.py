@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any, get_args, get_origin
+from typing import Any, NoReturn, get_args, get_origin
 from uuid import UUID
 
 from pydantic_core import (
@@ -13,6 +13,8 @@ from pydantic_core import (
     PydanticSerializationUnexpectedValue,
     PydanticUndefined,
     PydanticUseDefault,
+    SchemaSerializer,
+    core_schema,
 )
 
 from privkit import purposes
@@ -96,12 +98,12 @@ class Gate:
         """Let a value out at the precision of the purpose."""
         if type(value) is Cover:
             return self._covered(value, handler)
-        scope = current()
-        precision = self.precision(scope)
-        if scope is None or precision is None:
-            raise stopped(not_needed(self.field, scope))
+        precision = self.precision(current())
         if not isinstance(precision, Exact):
-            return self._coarsened(precision, value, scope)
+            seen = value if type(value) is Withheld else self.shown(value)
+            if type(seen) is Withheld:
+                raise stopped(seen.refusal)
+            return seen
         if type(value) is not self.field.python_type and not _fits(self.field, value):
             return value  # the handler would warn, and print it
         return self._handled(value, handler)
@@ -137,12 +139,17 @@ class Gate:
             raise PydanticSerializationUnexpectedValue(f"{self.field} does not hold a value of its declared type.")
         raise stopped(refused or unserialisable(str(self.field)))
 
-    def _coarsened(self, precision: Precision, value: Any, scope: Scope) -> Any:
+    def shown(self, value: Any) -> Any:
+        """Return what a dump, and code of the model in it, may see of a value: its precision of it, or Withheld."""
+        scope = current()
+        precision = self.precision(scope)
+        if scope is None or precision is None:
+            return Withheld(self.field.name, not_needed(self.field, scope))
         try:
             return coarsened(precision, value, lambda: cautious_today(instant(scope.clock)))
         except PrivkitError as error:
             refused = type(error)(f"{self.field}: {error.what}", error.why, error.fix, field=self.field.id)
-        raise stopped(refused)
+        return Withheld(self.field.name, refused)
 
 
 def not_needed(field: Field, scope: Scope | None) -> PurposeError:
@@ -166,12 +173,38 @@ def not_needed(field: Field, scope: Scope | None) -> PurposeError:
     )
 
 
+def _refuse(withheld: Any) -> NoReturn:
+    raise stopped(withheld.refusal)
+
+
+class Withheld:
+    """Stands in place of a value that may not go out. Its field is refused, unless excluded; so is who reads it."""
+
+    __slots__ = ("_field", "refusal")
+
+    # what pydantic asks of an object that it meets anywhere in a dump
+    __pydantic_serializer__ = SchemaSerializer(
+        core_schema.any_schema(serialization=core_schema.plain_serializer_function_ser_schema(_refuse))
+    )
+
+    def __init__(self, field: str, refusal: PrivkitError) -> None:
+        self._field, self.refusal = field, refusal
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(name=self._field)
+
+    def _read(self, *_: Any) -> NoReturn:
+        raise stopped(self.refusal)
+
+    __repr__ = __format__ = __eq__ = __hash__ = __bool__ = __iter__ = __len__ = __getitem__ = _read
+
+
 def unserialisable(name: str) -> InvalidValue:
     """Build the error for a serializer that failed."""
     return InvalidValue(
         f"{name} could not be serialised.",
         "The message of its serializer is not shown: it may quote a value.",
-        "Serialise a made-up value to see what goes wrong.",
+        "Serialise a made-up value for the same purpose: code of the model sees a field at the purpose's precision.",
     )
 
 

@@ -42,8 +42,9 @@ class PersonalModel(BaseModel):
     the storage room hands it out, is taken as it is; where the purpose sees the field exactly it is refused. A StandIn
     comes from storage alone: text is not known to be one.
 
-    A dump has the fields that the purpose needs, at its precision, nested models included. Without a purpose it
-    raises PurposeError when a personal field is set and not excluded. Inside a TypeAdapter or a plain model,
+    A dump has the fields that the purpose needs, at its precision, nested models included; computed fields and
+    serializers of the model see no more of its fields. Without a purpose it raises PurposeError when a personal field
+    is set and not excluded. Inside a TypeAdapter or a plain model,
     pydantic turns that into its PydanticSerializationError, with the same message.
 
     Errors and ``repr`` show names alone; a value shows in ``repr`` only where it is declared NotPersonal.
@@ -60,7 +61,8 @@ class PersonalModel(BaseModel):
       errors of plain models and TypeAdapters to ``redacted``. A validator's error that is neither a ValueError nor
       an AssertionError passes as it is, and local variables of other frames are beyond us.
     - pydantic hands JSON to a wrapped model parsed, so ``strict=True`` refuses a date that is JSON text.
-    - A model's own ``before`` validator sees a screen in place of an object that something is hidden of.
+    - A model's own ``before`` validator sees a screen in place of an object that something is hidden of, and all of a
+      dict. What a model keeps in private attributes, and other models that its computed fields read, it sees whole.
     """
 
     model_config = ConfigDict(hide_input_in_errors=True)
@@ -105,6 +107,11 @@ class PersonalModel(BaseModel):
         def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> PersonalModel:
             """Validate JSON text. What is wrong with the text itself is told without showing it."""
             return cleanly(cls, super().model_validate_json, json_data, **options)
+
+        @classmethod
+        def parse_raw(cls, b: str | bytes, **options: Any) -> PersonalModel:
+            """Do what pydantic deprecates, without showing the text."""
+            return cleanly(cls, super().parse_raw, b, **options)
 
         def model_dump(self, **options: Any) -> dict[str, Any]:
             """Dump what the current purpose needs. pydantic's warnings are off: they print values."""

@@ -57,7 +57,7 @@ class Opening:
 
     def _over(self, name: str, events: EventTimes) -> bool:
         keep = self._policy.purpose(name).keep
-        return keep is not None and expired(Clause(name, keep.period, keep.after), events, self.now)
+        return keep is not None and expired(Clause(name, keep.period, keep.after, keep.until), events, self.now)
 
 
 class Node(dict[str, Any]):

@@ -10,6 +10,7 @@ from pydantic import AliasChoices, AliasPath, BaseModel
 from pydantic.fields import FieldInfo
 
 from privkit import catalog
+from privkit.markers import Exact
 from privkit.purposes import Scope
 from privkit.pydantic.gates import FACTORY, Gate
 
@@ -27,19 +28,30 @@ class Plan:
             for name, field in self.declared.fields.items()
             if name in self.infos
         }
-        self._denied: dict[tuple[tuple[str, ...], ...], tuple[Gate, ...]] = {}
+        self._limits: dict[tuple[tuple[str, ...], ...], tuple[tuple[Gate, ...], tuple[Gate, ...]]] = {}
         self._hidden: dict[tuple[Gate, ...], Mapping[str, tuple[Gate, ...]]] = {}
 
     def denied(self, scope: Scope | None) -> tuple[Gate, ...]:
         """Return the gates that ``scope`` keeps shut."""
+        return self._limited(scope)[0]
+
+    def coarse(self, scope: Scope | None) -> tuple[Gate, ...]:
+        """Return the gates that let less than the value through."""
+        return self._limited(scope)[1]
+
+    def _limited(self, scope: Scope | None) -> tuple[tuple[Gate, ...], tuple[Gate, ...]]:
         if scope is not None and scope.internal:
-            return ()
+            return (), ()
         key = scope.groups if scope is not None else ()
-        if key not in self._denied:
-            if len(self._denied) >= _CACHE:
-                self._denied.clear()
-            self._denied[key] = tuple(gate for gate in self.gates.values() if gate.precision(scope) is None)
-        return self._denied[key]
+        if key not in self._limits:
+            if len(self._limits) >= _CACHE:
+                self._limits.clear()
+            found = [(gate, gate.precision(scope)) for gate in self.gates.values()]
+            self._limits[key] = (
+                tuple(gate for gate, precision in found if precision is None),
+                tuple(gate for gate, precision in found if not isinstance(precision, Exact | None)),
+            )
+        return self._limits[key]
 
     def hidden(self, scope: Scope | None) -> Mapping[str, tuple[Gate, ...]]:
         """Return the attributes of an object that are read for denied fields alone, with their gates."""

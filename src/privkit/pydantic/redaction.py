@@ -71,12 +71,11 @@ def redacted(error: ValidationError, model: Any = None) -> ValidationError:
 def redacted_lines(lines: Iterable[Any], names: Collection[str]) -> list[dict[str, Any]]:
     """Return lines of ``errors()``, as web frameworks collect them, as type, place and message without input.
 
-    A place shows the numbers and ``names`` in it, and its first part, which says where in a request it was.
+    A place shows the numbers and ``names`` in it.
     """
+    words = _Words(frozenset(names), False)
     found = []
     for line in lines:
-        first = tuple(line["loc"][:1])
-        words = _Words(frozenset((*names, *first)), False)
         error = ValidationError.from_exception_data("request", [_line(line, words)], hide_input=True)
         found += error.errors(include_url=False, include_input=False, include_context=False)
     return cast(list[dict[str, Any]], found)
@@ -84,7 +83,7 @@ def redacted_lines(lines: Iterable[Any], names: Collection[str]) -> list[dict[st
 
 def _line(line: Any, words: _Words | None) -> InitErrorDetails:
     kind, context = line["type"], dict(line.get("ctx") or {})
-    loc = tuple(words.shown(part) if words else _guessed(part) for part in line["loc"])
+    loc = tuple(words.shown(part) if words else _guessed(part) for part in line.get("loc", ()))
     found: InitErrorDetails = {"type": kind, "loc": loc, "input": None}
     raised = context.get("error")
     if isinstance(raised, PrivkitError) and kind in _CHECKS:

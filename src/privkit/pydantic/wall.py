@@ -80,13 +80,17 @@ def serializer(cls: type[BaseModel]) -> Callable[[Any, Any], Any]:
         plan, scope, dump = plan_of(cls), current(), sealing.get()
         if dump is not None:
             return _serialised(cls, _covered(plan, value, dump), handler, scope, ())
-        denied = plan.denied(scope)
-        if not denied:
+        denied, coarse = plan.denied(scope), plan.coarse(scope)
+        if not denied and not coarse:
             return _serialised(cls, value, handler, scope, denied)
-        # without a purpose a value stays, for its gate to refuse unless it is excluded
+        # without a purpose something stays in the place of a value, for its gate to refuse unless it is excluded
         kept = plan.held(value, denied) if scope is None else ()
         seen = plan.without(value, {gate.field.name for gate in denied if gate not in kept})
-        return _serialised(cls, seen, handler, scope, denied)
+        values = vars(seen)
+        for gate in (*kept, *coarse):
+            if gate.field.name in values:
+                values[gate.field.name] = gate.shown(values[gate.field.name])
+        return _serialised(cls, seen, handler, scope, (*denied, *coarse))
 
     return _named(serialize, cls)
 

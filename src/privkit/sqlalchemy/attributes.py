@@ -33,6 +33,8 @@ class GuardedAttribute(InstrumentedAttribute[Any]):
             if inspect(instance).key is not None:
                 self._refuse(instance, scope)
             return super().__get__(instance, owner)
+        if scope.minimum_group is not None and inspect(instance).key is not None:
+            raise one_value(self.field, scope)
         value = super().__get__(instance, owner)
         return value if access.exact else self._reduced(instance, value, access.precision, scope)
 
@@ -212,6 +214,17 @@ def loaded_otherwise(field: Field, scope: purposes.Scope) -> PurposeError:
         f"{field} was loaded at another precision than {scope} may see.",
         "What is loaded would tell more, or the answer to another question.",
         f"Load it again in this purpose: session.refresh(row, [{field.name!r}])",
+        field=field.id,
+        purpose=scope.names,
+    )
+
+
+def one_value(field: Field, scope: purposes.Scope) -> PurposeError:
+    """Build the error for a single value under a purpose that may see aggregates only."""
+    return PurposeError(
+        f"{field} is read one value at a time, and {scope} may see it only in groups of {scope.minimum_group} or more.",
+        "The policy gives the purpose a minimum group: nobody is to be told apart.",
+        "Count, sum or average it: select(func.count()).select_from(Model).where(...). It is None for a smaller group.",
         field=field.id,
         purpose=scope.names,
     )

@@ -6,7 +6,7 @@ somebody who is of age already it holds one constant day, which tells nothing of
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date
 from typing import Any
 
@@ -25,9 +25,8 @@ from sqlalchemy import (
     select,
 )
 
-from privkit.consent.age import cautious_today, known, reached_on
-from privkit.deidentify.precision import written_date
-from privkit.errors import InvalidValue, StatementRefused
+from privkit.consent.age import AgeFacts, cautious_today, of_age_on
+from privkit.errors import StatementRefused
 from privkit.purposes import internally
 from privkit.sqlalchemy.guard import Guard, Protected, own_alias
 from privkit.sqlalchemy.mapping import ADULT_COLUMN, KEY_COLUMN
@@ -40,19 +39,27 @@ ADULT = date(1, 1, 1)
 
 
 def store_ages(guard: Guard, table: Table, parameters: list[dict[str, Any]]) -> None:
-    """Set the hidden date of each row whose birth date is written. Unknown or placeholder: NULL, a child."""
+    """Set the hidden date of each row of which something tells an age. Unknown or placeholder: NULL, a child."""
     each = guard.tables[table]
-    child = each.model.child
-    if child is None or ADULT_COLUMN not in table.columns:
+    if each.model.child is None or ADULT_COLUMN not in table.columns:
         return
-    birth_key = each.mapper.columns[child.birth_date].key
-    country_key = each.mapper.columns[child.country].key if child.country else None
-    today = cautious_today(guard.now())
+    keys, today = each.age_keys, cautious_today(guard.now())
     for row in parameters:
-        if birth_key not in row:
-            continue
-        age = guard.policy.age_of_consent(row.get(country_key) if country_key else None).age
-        row[ADULT_COLUMN] = _adult_on(row[birth_key], age, today)
+        if any(key in row for key in keys):
+            row[ADULT_COLUMN] = day_of_age(guard, each, row, today)
+
+
+def day_of_age(guard: Guard, each: Protected, row: Mapping[str, Any], today: date) -> date | None:
+    """Return what the hidden date of a row is, from its values by the keys of their columns."""
+    child = each.model.child
+    assert child is not None
+
+    def value(name: str | None) -> Any:
+        return row.get(each.mapper.columns[name].key) if name is not None else None
+
+    facts = AgeFacts(tuple(value(name) for name in child.births), value(child.reached_on), value(child.age_band))
+    reached = of_age_on(facts, guard.policy.ages_of_consent(value(child.country), value(child.region), today), today)
+    return ADULT if reached is not None and reached <= today else reached
 
 
 def store_changed_ages(
@@ -63,10 +70,9 @@ def store_changed_ages(
     Raises StatementRefused for an UPDATE that changes the country of several data subjects at once.
     """
     each = guard.tables[table]
-    child = each.model.child
-    if child is None or ADULT_COLUMN not in table.columns:
+    if each.model.child is None or ADULT_COLUMN not in table.columns:
         return
-    needed = [each.mapper.columns[name] for name in (child.birth_date, child.country) if name]
+    needed = [each.mapper.columns[name] for name in each.model.child.fields]
     for row in parameters:
         if not any(column.key in row for column in needed):
             continue
@@ -87,18 +93,6 @@ def store_changed_ages(
             row[ADULT_COLUMN] = together[ADULT_COLUMN]
 
 
-def _adult_on(born: Any, age: int, today: date) -> date | None:
-    if not isinstance(born, date):
-        return None
-    birth_date = written_date(born)
-    if birth_date > today:
-        raise InvalidValue("A birth date lies in the future.", "", "Ask for it again; leave it empty if unknown.")
-    if not known(birth_date, today):
-        return None
-    reached = reached_on(birth_date, age)
-    return ADULT if reached is not None and reached <= today else reached
-
-
 def with_consent(
     guard: Guard, table: Table, at: FromClause, purposes: tuple[str, ...] | None, today: Callable[[], date]
 ) -> ColumnElement[bool] | None:
@@ -106,7 +100,7 @@ def with_consent(
 
     None where the table's data subjects are not declared to be possibly children, or no purpose needs consent.
     """
-    needing = tuple(name for name in purposes or () if guard.policy.purposes[name].children != "allowed")
+    needing = tuple(name for name in purposes or () if guard.policy.children_under(name) != "allowed")
     subject = subject_of(guard, table)
     if not (needing or purposes is None) or subject is None or subject.model.child is None:
         return None
@@ -139,7 +133,7 @@ def _allowed(
     guard: Guard, row: FromClause, purposes: tuple[str, ...], today: Callable[[], date]
 ) -> ColumnElement[bool]:
     of_age = row.c[ADULT_COLUMN] <= bindparam(None, callable_=today, type_=Date())
-    givable = [name for name in purposes if guard.policy.purposes[name].children == "consent"]
+    givable = [name for name in purposes if guard.policy.children_under(name) == "consent"]
     if len(givable) < len(purposes) or not purposes:
         return of_age
     consent = guard.own_table(CONSENT)

@@ -17,9 +17,11 @@ from sqlalchemy import (
     bindparam,
     case,
     delete,
+    func,
     insert,
     null,
     select,
+    text,
     tuple_,
     type_coerce,
     update,
@@ -57,6 +59,13 @@ def key_columns(table: Table) -> list[Column[Any]]:
     )
 
 
+def limit_waiting(connection: Connection, lock_seconds: float, statement_seconds: float) -> None:
+    """Let each statement of a PostgreSQL transaction wait and take no longer than so many seconds."""
+    limits = {"lock_timeout": lock_seconds, "statement_timeout": statement_seconds}
+    set_local = (func.set_config(name, f"{seconds * 1000:.0f}ms", True) for name, seconds in limits.items())
+    connection.execute(select(*set_local))
+
+
 def require_rows(batch: int) -> None:
     """Raise InvalidValue where a batch has no row: a run would look at nothing, and find nothing left to do."""
     if batch < 1:
@@ -82,14 +91,15 @@ def among(columns: Sequence[ColumnElement[Any]], keys: Sequence[Sequence[Any]]) 
 
 def delete_rows(connection: Connection, guard: Guard, table: Table, keys: Sequence[Sequence[Any]]) -> int:
     """Delete rows by key, what depends on them first, and destroy their keys where they are data subjects."""
-    columns, count = key_columns(table), 0
+    columns, count, subjects = key_columns(table), 0, []
     for start in range(0, len(keys), keystore.CHUNK):
         chunk = among(columns, keys[start : start + keystore.CHUNK])
         if KEY_COLUMN in table.columns:
             found = connection.execute(select(table.c[KEY_COLUMN]).where(chunk)).scalars()
-            destroy_keys(connection, guard, [bytes(key_id) for key_id in found if key_id is not None])
+            subjects += [bytes(key_id) for key_id in found if key_id is not None]
         _cleardependants(connection, table, chunk)
         count += connection.execute(delete(table).where(chunk)).rowcount
+    destroy_keys(connection, guard, subjects)  # last: rows, then keys, then the ledger, or two jobs would deadlock
     return count
 
 
@@ -118,6 +128,31 @@ def suppress(connection: Connection, target: Target, keys: Sequence[Sequence[Any
         chunk = among(columns, keys[start : start + keystore.CHUNK])
         count += connection.execute(update(target.table).where(chunk).values(emptied)).rowcount
     return count
+
+
+def attempt(connection: Connection, target: Target, rows: Sequence[tuple[Sequence[Any], str | None]]) -> None:
+    """Carry a target out on some rows, each with its residue, in a savepoint that is rolled back whatever happens.
+
+    It raises what the database refuses. Data subjects' keys and the ledger are left out: they cannot be refused.
+    """
+    keys, postgresql = [key for key, _ in rows], connection.dialect.name == "postgresql"
+    savepoint = connection.begin_nested()
+    try:
+        if postgresql:
+            connection.execute(text("SET LOCAL lock_timeout = '1s'"))
+            connection.execute(text("SET LOCAL statement_timeout = '5s'"))
+        if target.column is None:
+            chosen = among(key_columns(target.table), keys)
+            _cleardependants(connection, target.table, chosen)
+            connection.execute(delete(target.table).where(chosen))
+        elif leaves_residue(target.technique):
+            replace_with_residue(connection, target, list(rows))
+        else:
+            suppress(connection, target, keys)
+        if postgresql:
+            connection.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))
+    finally:
+        savepoint.rollback()
 
 
 def empty(connection: Connection, column: Column[Any], sealed: Column[Any], keys: Sequence[Sequence[Any]]) -> int:
@@ -185,17 +220,18 @@ def destroy_keys(connection: Connection, guard: Guard, ids: Iterable[bytes], kin
 
     ``kind``: of the line; ``"key_renewed"`` where their data subjects live on under other keys.
     """
-    table, wanted, count = guard.own_table(KEY), sorted(set(ids)), 0
+    table, wanted, destroyed = guard.own_table(KEY), sorted(set(ids)), []
     for start in range(0, len(wanted), IN_LINE):
         these = table.c.id.in_(wanted[start : start + IN_LINE]) & table.c.wrapped.is_not(None)
-        found = connection.execute(select(table.c.id).where(these).with_for_update()).scalars()
-        living = sorted(map(bytes, found))
-        if living:
+        found = connection.execute(select(table.c.id).where(these).order_by(table.c.id).with_for_update()).scalars()
+        if living := list(map(bytes, found)):
             _bury_keys(connection, guard, living, guard.now())
-            ledger.append(connection, guard, kind, {"keys": [key_id.hex() for key_id in living]})
-        count += len(living)
+            destroyed += living
+    for start in range(0, len(destroyed), IN_LINE):
+        line = {"keys": [key_id.hex() for key_id in destroyed[start : start + IN_LINE]]}
+        ledger.append(connection, guard, kind, line)
     _forget_keys(guard, wanted)
-    return count
+    return len(destroyed)
 
 
 def _bury_keys(connection: Connection, guard: Guard, ids: Sequence[bytes], at: datetime) -> None:

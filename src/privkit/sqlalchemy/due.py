@@ -5,7 +5,7 @@ A ``Target`` is one field of a table, its rows, or the keys of a field's epochs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -26,6 +26,7 @@ from sqlalchemy import (
     true,
     type_coerce,
 )
+from sqlalchemy.orm import RelationshipProperty
 
 from privkit.crypto import DESTROYED
 from privkit.deidentify import leaves_residue
@@ -33,6 +34,7 @@ from privkit.markers import BirthDate, Delete, Latest, Technique
 from privkit.policy import Keep
 from privkit.policy.resolve import FieldRule
 from privkit.sqlalchemy import epochs, holds
+from privkit.sqlalchemy.events import way
 from privkit.sqlalchemy.guard import Guard, own_alias
 from privkit.sqlalchemy.tables import EPOCH
 from privkit.sqlalchemy.types import Guarded
@@ -80,7 +82,7 @@ def _keeps(rules: Iterable[FieldRule]) -> dict[str, Keep | None]:
     found: dict[str, Keep | None] = {}
     for rule in rules:
         found |= {term.purpose.name: term.purpose.keep for term in rule.terms}
-        found |= {f"duty {duty.name}": duty.keep for duty in rule.duties}
+        found |= {duty.entered_as: duty.keep for duty in rule.duties}
     return found
 
 
@@ -111,15 +113,13 @@ def _epoch_targets(guard: Guard) -> list[Target]:
     return [Target(guard.own_table(EPOCH), None, each.rule, divided=each.column) for each in found]
 
 
-def _latest_of(guard: Guard, target: Target) -> list[tuple[Any, str]]:
-    """The relationships whose latest row a field's lifetime counts from, each with the event."""
+def _latest_of(guard: Guard, target: Target) -> list[list[RelationshipProperty[Any]]]:
+    """The relationships, one after the other, to each latest row from which a field's lifetime counts."""
     each = guard.tables[target.table]
-    events = {keep.after for keep in target.keeps.values() if keep is not None}
-    return [
-        (each.mapper.relationships[source.path.partition(".")[0]], event)
-        for event, source in each.model.events.items()
-        if isinstance(source, Latest) and event in events
-    ]
+    events = {event for keep in target.keeps.values() if keep is not None for event in keep.events}
+    sources = [source for event, source in each.model.events.items() if event in events]
+    found = [way(each.mapper, source.path) for source in sources if isinstance(source, Latest)]
+    return [relationships for relationships, _ in filter(None, found)]
 
 
 def field_targets(guard: Guard) -> list[Target]:
@@ -210,14 +210,12 @@ def _dependencies(guard: Guard, table: Table, now: Now) -> list[ColumnElement[bo
 
 
 def _counted_from(guard: Guard, table: Table, now: Now) -> list[ColumnElement[bool]]:
-    """SQL for each living field of another table that counts from the latest row of this one."""
+    """SQL for each living field of another table that counts from the latest row of this one, or of one behind it."""
     found: list[ColumnElement[bool]] = []
     for target in (each for each in field_targets(guard) if each.table is not table):
-        for relationship, _ in _latest_of(guard, target):
-            if relationship.mapper.local_table is not table:
-                continue
+        for way_here in _ways_to(table, _latest_of(guard, target)):
             parent = own_alias(target.table)
-            joined = [parent.c[ours.key] == table.c[theirs.key] for ours, theirs in relationship.local_remote_pairs]
+            joined = _joined(parent, way_here, table)
             ended = all_passed(guard, target.table, parent, list(target.keeps.values()), now)
             over = (
                 false()
@@ -225,6 +223,28 @@ def _counted_from(guard: Guard, table: Table, now: Now) -> list[ColumnElement[bo
                 else and_(func.coalesce(ended, false()), not_(holds.held(guard, target.table, parent, now)))
             )
             found.append(exists().where(*joined, not_done(target, parent), not_(over)))
+    return found
+
+
+def _ways_to(
+    table: Table, ways: list[list[RelationshipProperty[Any]]]
+) -> Iterator[Sequence[RelationshipProperty[Any]]]:
+    for steps in ways:
+        for number, step in enumerate(steps, 1):
+            if step.mapper.local_table is table:
+                yield steps[:number]
+
+
+def _joined(parent: FromClause, steps: Sequence[RelationshipProperty[Any]], table: Table) -> list[ColumnElement[bool]]:
+    """The joins from ``parent`` along relationships to rows of ``table``."""
+    found: list[ColumnElement[bool]] = []
+    for number, step in enumerate(steps, 1):
+        target = step.mapper.local_table
+        assert isinstance(target, Table)
+        remote = table if number == len(steps) else own_alias(target, beside=parent)
+        pairs = step.local_remote_pairs or ()
+        found += [parent.c[str(ours.key)] == remote.c[str(theirs.key)] for ours, theirs in pairs]
+        parent = remote
     return found
 
 

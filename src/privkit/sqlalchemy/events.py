@@ -1,17 +1,21 @@
-"""When a policy event happened for a row, as SQL: its own column, a related row's, or the latest of many."""
+"""When a policy event happened for a row, as SQL: its own column, a related row's, the latest of many, a withdrawal."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Date, DateTime, FromClause, Table, func, select
+from sqlalchemy import Column, ColumnElement, Date, DateTime, FromClause, Table, case, func, select
+from sqlalchemy.orm import Mapper, RelationshipProperty
 from sqlalchemy.types import TypeEngine
 
 from privkit.errors import MappingError, StatementRefused
 from privkit.markers import Latest
+from privkit.policy.rules import withdrawn_purpose
 from privkit.sqlalchemy.guard import Guard, Protected, own_alias
-from privkit.sqlalchemy.ownership import inheritance
+from privkit.sqlalchemy.ownership import inheritance, owner_key
+from privkit.sqlalchemy.tables import CONSENT
 from privkit.sqlalchemy.types import plain_type
 
 MINIMUM, MAXIMUM = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
@@ -19,16 +23,45 @@ MINIMUM, MAXIMUM = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo
 
 def event_time(guard: Guard, table: Table, at: FromClause, event: str) -> ColumnElement[Any]:
     """Return SQL for the instant at which ``event`` happened for a row of ``at``; NULL: it has not happened."""
+    purpose = withdrawn_purpose(event)
+    if purpose is not None:
+        return _withdrawal(guard, table, at, purpose)
     each = guard.tables[table]
     source = each.model.events[event]
     path = source.path if isinstance(source, Latest) else source
-    head, _, rest = path.partition(".")
-    if not rest:
-        column = each.mapper.columns.get(head)
-        if column is None:
+    found = way(each.mapper, path)
+    if found is None:
+        raise _unknown(each, event, path)
+    relationships, column = found
+    if relationships:
+        if any(step.uselist for step in relationships) is not isinstance(source, Latest):
             raise _unknown(each, event, path)
-        return _at(at, column, table) if column.table is table else _of_base(guard, each, at, event)
-    return _related(each, at, event, head, rest, latest=isinstance(source, Latest))
+        return _along(at, table, relationships, column)
+    return _at(at, column, table) if column.table is table else _of_base(guard, each, at, event)
+
+
+def way(mapper: Mapper[Any], path: str) -> tuple[list[RelationshipProperty[Any]], Column[Any]] | None:
+    """Return the relationships of an event's path and the column at its end; None where it leads nowhere."""
+    *steps, name = path.split(".")
+    relationships: list[RelationshipProperty[Any]] = []
+    for step in steps:
+        relationship = mapper.relationships.get(step)
+        if relationship is None or relationship.secondary is not None:
+            return None
+        relationships.append(relationship)
+        mapper = relationship.mapper
+    column = mapper.columns.get(name)
+    if not isinstance(column, Column) or (relationships and column.table is not mapper.local_table):
+        return None
+    return relationships, column
+
+
+def _withdrawal(guard: Guard, table: Table, at: FromClause, purpose: str) -> ColumnElement[Any]:
+    """When the row's data subject withdrew consent to a purpose, unless it was given again since."""
+    latest = own_alias(guard.own_table(CONSENT))
+    theirs = latest.c.subject == owner_key(guard, table, at), latest.c.purpose == purpose
+    query = select(case((latest.c.event == "withdrawn", latest.c.at))).where(*theirs)
+    return query.order_by(latest.c.seq.desc()).limit(1).correlate_except(latest).scalar_subquery()
 
 
 def _of_base(guard: Guard, each: Protected, at: FromClause, event: str) -> ColumnElement[Any]:
@@ -39,22 +72,19 @@ def _of_base(guard: Guard, each: Protected, at: FromClause, event: str) -> Colum
     return select(inner).where(step.joins(at, remote)).correlate_except(remote).scalar_subquery()
 
 
-def _related(each: Protected, at: FromClause, event: str, head: str, rest: str, *, latest: bool) -> ColumnElement[Any]:
-    if head not in each.mapper.relationships:
-        raise _unknown(each, event, f"{head}.{rest}")
-    relationship = each.mapper.relationships[head]
-    target = relationship.mapper
-    if relationship.secondary is not None or rest not in target.columns or relationship.uselist is not latest:
-        raise _unknown(each, event, f"{head}.{rest}")
-    assert isinstance(target.local_table, Table)
-    remote = own_alias(target.local_table)
-    column = remote.c[target.columns[rest].key]
-    pairs = relationship.local_remote_pairs or ()
-    kind = plain_type(column)
-    chosen = func.max(column, type_=kind) if latest else column
+def _along(
+    at: FromClause, table: Table, relationships: Sequence[RelationshipProperty[Any]], column: Column[Any]
+) -> ColumnElement[Any]:
+    """Follow relationships from a row of ``at`` to a column; of many rows on the way, the latest counts."""
+    step, *further = relationships
+    target = step.mapper.local_table
+    assert isinstance(target, Table)
+    remote = own_alias(target, beside=at)
+    inner = _along(remote, target, further, column) if further else remote.c[column.key]
+    chosen = func.max(inner, type_=plain_type(inner)) if step.uselist else inner
     query = select(chosen)
-    for local, theirs in pairs:
-        query = query.where(remote.c[str(theirs.key)] == _at(at, local, each.table))
+    for local, theirs in step.local_remote_pairs or ():
+        query = query.where(remote.c[str(theirs.key)] == _at(at, local, table))
     return query.correlate_except(remote).scalar_subquery()
 
 
@@ -87,6 +117,6 @@ def _unknown(each: Protected, event: str, path: str) -> MappingError:
     return MappingError(
         f"{each.mapper.class_.__name__} maps the event {event!r} to {path!r}, which is no time column it can reach.",
         "Nothing that counts from the event would ever expire.",
-        'Name a column, "relationship.column" of a many-to-one, or Latest("relationship.column") of many.',
+        'Name a column, "relationship.column" (or further away) of many-to-ones, or Latest("relationship.column").',
         event=event,
     )

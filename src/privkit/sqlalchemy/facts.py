@@ -21,16 +21,19 @@ from sqlalchemy.sql.elements import (
     BinaryExpression,
     ClauseList,
     ColumnClause,
+    Extract,
     TableValuedColumn,
     UnaryExpression,
     _textual_label_reference,
+    quoted_name,
 )
 from sqlalchemy.sql.functions import FunctionElement, _registry
 from sqlalchemy.sql.operators import custom_op
-from sqlalchemy.sql.selectable import AliasedReturnsRows, CompoundSelect, SelectBase, TableClause, TextualSelect
+from sqlalchemy.sql.selectable import AliasedReturnsRows, CompoundSelect, TableClause, TableSample, TextualSelect
 from sqlalchemy.sql.visitors import ExternallyTraversible
 
 from privkit.catalog import Field
+from privkit.sqlalchemy.guard import OWN_ALIAS, is_own_alias
 from privkit.sqlalchemy.index import SearchIndex
 from privkit.sqlalchemy.types import COPIED, COVERED, Guarded, field_of, original
 
@@ -48,8 +51,8 @@ class Facts:
 
     ``uncovered``: used without their expiry condition. ``sealed_at``: the positions of sealed values in its
     rows, with their field ids. ``functions``: but those that SQLAlchemy and SQL themselves know.
-    ``searches``: by a search index. ``mixed``: a field that one arm of a union returns where another returns
-    something else.
+    ``searches``: by a search index. ``disguised``: an alias is named as privkit's own are. ``mixed``: a field that one
+    arm of a union returns where another returns something else.
     """
 
     selected: dict[str, Field] = field(default_factory=dict)
@@ -60,6 +63,7 @@ class Facts:
     functions: set[str] = field(default_factory=set)
     textual: bool = False
     searches: bool = False
+    disguised: bool = False
     mixed: Field | None = None
 
     @property
@@ -125,22 +129,29 @@ def _walk(statement: Any, facts: Facts, *, spell_out: bool) -> None:
             continue
         if isinstance(node, ColumnClause) and node.table is not None:
             _note_column(node, facts, place)
+            facts.textual = facts.textual or _is_raw(node)
             node, place = node.table, _Place.INNER
         if (id(node), place) in seen:
             continue
         seen.add((id(node), place))
-        if _is_text(node, place):
+        if _is_text(node, place) or _is_raw(node):
             facts.textual = True
-        if isinstance(node, FunctionElement) and getattr(node, "name", "").lower() not in _ORDINARY:
+        if isinstance(node, FunctionElement) and (
+            getattr(node, "name", "").lower() not in _ORDINARY or getattr(node, "packagenames", ())
+        ):
             facts.functions.add(node.name.lower())
         if isinstance(node, Table):
             facts.tables.add(original(node))
         elif isinstance(node, Select):
+            facts.textual = facts.textual or any(map(_is_raw, _unbundled(node)))  # labels, too
             stack.extend(_select(node, place, spell_out=spell_out))
         elif isinstance(node, FromStatement):
             stack.append((node.element, place))
         elif isinstance(node, AliasedReturnsRows):
+            facts.disguised = facts.disguised or (str(node.name).startswith(OWN_ALIAS) and not is_own_alias(node))
             stack.append((node.element, _Place.INNER))
+            if isinstance(node, TableSample):
+                stack.extend((each, _Place.USED) for each in (node.sampling, node.seed) if each is not None)
         elif isinstance(node, CompoundSelect):
             facts.mixed = facts.mixed or _mixed(node)
             stack.extend(_compound(node, place))
@@ -244,10 +255,18 @@ def _is_text(node: Any, place: _Place) -> bool:
         return True  # a whole row as one value
     if isinstance(node, BinaryExpression | UnaryExpression):
         return isinstance(node.operator, custom_op) or isinstance(getattr(node, "modifier", None), custom_op)
-    if isinstance(node, SelectBase):
-        return any(getattr(node, text, None) for text in ("_prefixes", "_suffixes", "_hints", "_statement_hints"))
     if isinstance(node, ColumnClause):
         if node.name == "*" and place is _Place.USED:
             return False  # as in count(*)
         return not node.name.isdigit()
     return False
+
+
+def _is_raw(node: Any) -> bool:
+    """Whether the compiler writes a string of the developer's beside the node as it is, or in place of a name."""
+    names = (getattr(node, each, None) for each in ("name", "schema", "collation"))
+    if any(isinstance(name, quoted_name) and name.quote is False for name in names):
+        return True
+    if isinstance(node, Extract) and not node.field.isidentifier():
+        return True
+    return any(getattr(node, text, None) for text in ("_prefixes", "_suffixes", "_hints", "_statement_hints"))

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
-from sqlalchemy import DateTime, Dialect, Table
+from sqlalchemy import DateTime, Dialect, FromClause, Table
 from sqlalchemy.orm import Mapper
 from sqlalchemy.sql.selectable import NamedFromClause
 
@@ -46,7 +46,7 @@ from privkit.policy import Policy
 from privkit.policy.resolve import FieldRule, resolve
 from privkit.purposes import Access, Scope
 from privkit.sqlalchemy import mapping, pairs, tables, unique
-from privkit.sqlalchemy.attributes import not_needed
+from privkit.sqlalchemy.attributes import not_needed, one_value
 from privkit.sqlalchemy.observations import Observations
 from privkit.sqlalchemy.silence import unconverted
 from privkit.sqlalchemy.types import Guarded, Processor, plain_type
@@ -66,14 +66,28 @@ class Protected:
         assert isinstance(self.mapper.local_table, Table)
         return self.mapper.local_table
 
+    @property
+    def age_keys(self) -> tuple[str, ...]:
+        """The keys of the columns that the day of age depends on."""
+        child = self.model.child
+        return tuple(self.mapper.columns[name].key for name in child.fields) if child is not None else ()
+
 
 OWN_ALIAS = "privkit_"
 """How the aliases of tables begin that privkit itself joins to a statement, to look up owners, events and consent."""
 
 
-def own_alias(table: Table) -> NamedFromClause:
-    """Return an alias of ``table`` for a subquery of privkit's own."""
-    return table.alias(f"{OWN_ALIAS}{table.name}")
+def own_alias(table: Table, beside: FromClause | None = None) -> NamedFromClause:
+    """Return an alias of ``table`` for a subquery of privkit's own, named otherwise than ``beside``, if that is one."""
+    name = f"{OWN_ALIAS}{table.name}"
+    found = table.alias(f"{name}_" if name == getattr(beside, "name", None) else name)
+    vars(found)["privkit_own"] = True  # copies of it keep this, and an application's alias of that name lacks it
+    return found
+
+
+def is_own_alias(at: FromClause) -> bool:
+    """Whether ``own_alias`` made this alias, or what it was copied from."""
+    return "privkit_own" in vars(at)
 
 
 class Memory(dict[Any, Any]):
@@ -133,7 +147,7 @@ class Guard:
             if model.marked:
                 classes[mapper.class_] = Protected(mapper, model)
         self.classes = classes
-        self.rules = resolve(self.policy, [each.model for each in classes.values()])
+        self.rules = resolve(self.policy, [each.model for each in classes.values()], consents=True)
         for each in classes.values():
             for name, field in each.model.fields.items():
                 kind = each.mapper.columns[name].type
@@ -352,6 +366,8 @@ class Guard:
         access = self.observations.access(field.id, scope)
         if access is None:
             raise not_needed(field, scope)
+        if scope is not None and scope.minimum_group is not None:
+            raise one_value(field, scope)
         return access
 
     def _encoded(self, field: Field, codec: Codec, value: Any) -> bytes:

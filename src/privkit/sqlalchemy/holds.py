@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -30,7 +30,7 @@ from privkit.sqlalchemy import ledger
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.mapping import KEY_COLUMN
 from privkit.sqlalchemy.ownership import owner_key
-from privkit.sqlalchemy.tables import HOLD, KEY
+from privkit.sqlalchemy.tables import HOLD, KEY, LEDGER
 
 
 def place(
@@ -81,6 +81,13 @@ def release(connection: Connection, guard: Guard, hold_id: int, *, by: str) -> N
     ledger.append(connection, guard, "hold_released", {"hold": hold_id, "by": ledger.who(guard, by)})
 
 
+def placed_since(connection: Connection, guard: Guard, seq: int) -> bool:
+    """Whether a hold may have been placed after a line of the ledger. It stays so while the ledger is locked."""
+    line = guard.own_table(LEDGER)
+    query = select(line.c.seq).where(line.c.kind.in_(("hold_placed", "caught_up")), line.c.seq > seq).limit(1)
+    return connection.execute(query).first() is not None
+
+
 @ledger.redoes("hold_placed")
 def _place_again(connection: Connection, guard: Guard, entry: Entry, body: dict[str, Any]) -> None:
     """Its reason, and who placed it, were in the database only."""
@@ -122,6 +129,16 @@ def held(guard: Guard, table: Table, at: FromClause, now: Callable[[], datetime]
     subjects = select(theirs.c.subject).where(_active(theirs, now), theirs.c.subject.is_not(None), there)
     # A row whose owner is not set yet has no key id, and NULL IN (...) would be neither held nor free.
     return or_(whole, func.coalesce(owner_key(guard, table, at).in_(subjects), false()))
+
+
+def on_row(guard: Guard, table: Table, key: Sequence[ColumnElement[bool]], now: Callable[[], datetime]) -> Select[Any]:
+    """Return a query for the id and the end of each hold in force on the row of ``table`` that ``key`` finds."""
+    hold, names = guard.own_table(HOLD).alias(), list(_names(guard, table))
+    found = and_(hold.c.subject.is_(None), hold.c.table_name.in_(names))
+    if has_owner(guard, table):
+        theirs = hold.c.subject.in_(select(owner_key(guard, table, table)).where(*key))
+        found = or_(found, and_(theirs, or_(hold.c.table_name.is_(None), hold.c.table_name.in_(names))))
+    return select(hold.c.id, hold.c.until).where(_active(hold, now), found).order_by(hold.c.id)
 
 
 def any_active(guard: Guard, now: Callable[[], datetime]) -> Select[Any]:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from sqlalchemy import (
-    BigInteger,
     Connection,
     LargeBinary,
     Row,
@@ -23,7 +22,6 @@ from sqlalchemy import (
     func,
     insert,
     inspect,
-    literal,
     select,
     update,
 )
@@ -33,14 +31,12 @@ from privkit.deidentify import token
 from privkit.errors import LedgerError
 from privkit.ledger import Entry, OutsideLedger, Verified
 from privkit.purposes import internally
+from privkit.sqlalchemy import writers
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.tables import LEDGER
 
 PAGE = 1000
 """How many lines are read at a time."""
-
-_WRITERS = int.from_bytes(b"privkit\x01", "big")
-"""The advisory lock that PostgreSQL's writers of the ledger take, one after the other."""
 
 _MET = "privkit_met"
 """In a connection's ``info``: when its database was last compared with the copy, in monotonic seconds."""
@@ -93,6 +89,11 @@ def append_at_once(connection: Connection, guard: Guard, kind: str, body: Mappin
         connection.connection.commit()
 
 
+def last_seq(connection: Connection, guard: Guard) -> int:
+    """Return the number of the last line that is committed, or 0."""
+    return connection.execute(select(func.max(guard.own_table(LEDGER).c.seq))).scalar() or 0
+
+
 def _append(connection: Connection, guard: Guard, kind: str, body: Mapping[str, object]) -> Entry:
     table = guard.own_table(LEDGER)
     previous = newest(connection, table)
@@ -118,7 +119,7 @@ def lock(connection: Connection, guard: Guard) -> None:
 
 def _wait(connection: Connection, guard: Guard) -> None:
     if connection.dialect.name == "postgresql":
-        connection.execute(select(func.pg_advisory_xact_lock(literal(_WRITERS, BigInteger()))))
+        writers.take(connection)
         return
     # SQLite has one writer at a time, but a SELECT makes none: two could read one head. An UPDATE begins the
     # transaction where the driver has not, and takes the write lock although it matches no row.

@@ -15,6 +15,7 @@ from sqlalchemy.sql.lambdas import LambdaElement
 from privkit import purposes
 from privkit.errors import NotProtectedError, PrivkitError, StatementRefused
 from privkit.sqlalchemy import (
+    aggregates,
     attributes,
     criteria,
     defaults,
@@ -24,6 +25,7 @@ from privkit.sqlalchemy import (
     read_gate,
     silence,
     upserts,
+    views,
     write_forms,
     write_gate,
 )
@@ -55,6 +57,7 @@ def protect(guard: Guard, engine: Engine | AsyncEngine) -> None:
     event.listen(sync, "handle_error", handle_error)
     for end in ("commit", "commit_twophase", "rollback", "rollback_savepoint", "rollback_twophase"):
         event.listen(sync, end, epochs.forget_created)
+        event.listen(sync, end, views.settled)
     if guard.outside is not None:
         event.listen(sync, "engine_connect", meet_outside)
         event.listen(sync, "commit", before_commit)
@@ -119,6 +122,7 @@ def _prepared(connection: Any, statement: Any, many: Any, one: Any) -> tuple[Any
     guard.keep_up()
     if isinstance(statement, LambdaElement):
         statement = statement._resolved
+    statement = aggregates.before_execute(guard, connection, statement)
     if isinstance(statement, Select):
         return _core_select(guard, statement), many, one
     return write_gate.before_execute(guard, connection, statement, many, one)

@@ -8,6 +8,7 @@ mapping, so they bring the class here again; everything is done at most once.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -69,6 +70,8 @@ def install(mapper: Mapper[Any]) -> Model:
     tables.install(mapper.local_table.metadata)
     if model.data_subject and KEY_COLUMN not in mapper.columns:
         _add_mapped(mapper, KEY_COLUMN, Column(KEY_COLUMN, LargeBinary(16), unique=True), indexed=True)
+    if model.child:
+        _require_columns(mapper, model.child.fields)
     if model.child and ADULT_COLUMN not in mapper.local_table.columns and mapper.inherits is None:
         mapper.local_table.append_column(Column(ADULT_COLUMN, Date))
     for field in model.fields.values():
@@ -88,6 +91,17 @@ def install(mapper: Mapper[Any]) -> Model:
         pickling.leave_values_behind(mapper)
     unique.settle(mapper.local_table)
     return model
+
+
+def _require_columns(mapper: Mapper[Any], names: Iterable[str]) -> None:
+    for name in names:
+        if name not in mapper.columns:
+            raise MappingError(
+                f"@child_protection of {mapper.class_.__name__} names {name!r}, which is no mapped column.",
+                "Nobody's age would be known.",
+                f"Name one of: {', '.join(mapper.columns.keys())}.",
+                name=name,
+            )
 
 
 def _install_field(mapper: Mapper[Any], column: Column[Any], field: Field) -> None:

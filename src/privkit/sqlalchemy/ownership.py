@@ -100,6 +100,25 @@ def owner_key(guard: Guard, table: Table, at: FromClause) -> ColumnElement[Any]:
         ) from None
 
 
+def owner_keys(guard: Guard, table: Table, at: FromClause) -> list[ColumnElement[Any]]:
+    """Return SQL for the key ids of all data subjects that a row of ``at`` is about: one for each owner declared.
+
+    Raises MappingError where a table has none.
+    """
+    if KEY_COLUMN in table.columns:
+        return [at.c[KEY_COLUMN]]
+    first, each = hop(guard, table), guard.tables[table]
+    assert first is not None
+    inherits = each.mapper.inherits is not None and each.mapper.inherits.local_table is not each.table
+    others = [] if inherits else [_owner_hop(each, path) for path in each.model.owners[1:]]
+    found: list[ColumnElement[Any]] = []
+    for step in (first, *others):
+        remote = own_alias(step.target)
+        for inner in owner_keys(guard, step.target, remote):
+            found.append(select(inner).where(step.joins(at, remote)).correlate_except(remote).scalar_subquery())
+    return found
+
+
 def _nobody(name: str) -> MappingError:
     return MappingError(
         f"{name} has personal fields but belongs to nobody.",

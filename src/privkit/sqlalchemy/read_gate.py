@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import DDL, Connection
 from sqlalchemy.engine import cursor as cursors
 from sqlalchemy.sql.compiler import SQLCompiler
 
@@ -15,7 +15,7 @@ from privkit import purposes
 from privkit.crypto import HEADER_SIZE
 from privkit.crypto.envelope import EPOCH_SIZE, KEY_ID_SIZE
 from privkit.errors import StatementRefused
-from privkit.sqlalchemy import criteria, epochs, keystore, observations, textual, views
+from privkit.sqlalchemy import aggregates, criteria, epochs, keystore, observations, sqltext, tables, textual, views
 from privkit.sqlalchemy.attributes import not_exact, not_needed
 from privkit.sqlalchemy.facts import Facts, facts_of
 from privkit.sqlalchemy.guard import OWN_ALIAS, Guard
@@ -29,8 +29,8 @@ def before_cursor_execute(guard: Guard, connection: Connection, statement: str, 
     if scope is not None and scope.internal:
         return
     if context is not None and context.isddl:
-        views.forget(connection.dialect)
-        if _touches_rows(statement):
+        views.changing(connection)
+        if _touches_rows(statement, context.compiled):
             textual.check(guard, connection, statement, scope)
         return
     compiled = context.compiled if context is not None else None
@@ -38,12 +38,16 @@ def before_cursor_execute(guard: Guard, connection: Connection, statement: str, 
         textual.check(guard, connection, statement, scope)
         return
     facts = facts_of(compiled)
-    strangers = [each for each in facts.tables if each not in guard.tables and not each.name.startswith(OWN_ALIAS)]
+    aggregates.check(guard, compiled, facts, scope)
+    if facts.disguised:
+        raise _disguised()
+    strangers = [each for each in facts.tables if each not in guard.tables and not tables.is_own(each)]
     if facts.textual or any(guard.resembles(table) for table in strangers):
         textual.check(guard, connection, statement, scope)
     elif strangers or facts.functions:
         names = facts.functions.union(table.name for table in strangers)
-        textual.check_names(guard, connection, statement, scope, names)
+        writes = compiled.isinsert or compiled.isupdate
+        textual.check_names(guard, connection, statement, scope, names, writes=writes)
     if facts.personal:
         check(guard, facts, scope)
     if facts.searches:
@@ -53,16 +57,32 @@ def before_cursor_execute(guard: Guard, connection: Connection, statement: str, 
         _check_rows(guard, compiled, statement, scope)
 
 
+def _disguised() -> StatementRefused:
+    return StatementRefused(
+        f"An alias begins with {OWN_ALIAS!r}.",
+        "Aliases of that name are privkit's own, and its criteria for hidden rows do not count them.",
+        "Give the alias another name.",
+    )
+
+
+_STRUCTURE = re.compile(r"\s*(?:create|alter|drop|comment|grant|revoke)\b", re.IGNORECASE)
 _ABOUT_ROWS = re.compile(
-    r"\s*(?:--[^\n]*\n\s*|/\*.*?\*/\s*|\()*"
-    r"(?:select|with|values|table|insert|update|delete|replace|merge|copy|explain|call|do|execute|refresh)\b",
+    r"[\s\ufeff]*(?:--[^\r\n]*[\r\n]\s*|/\*.*?\*/\s*|\*/\s*|\()*"
+    r"(?:select|with|values|table|insert|update|delete|replace|merge|copy|explain|call|do|execute|refresh|declare"
+    r"|fetch|prepare)\b",
     re.IGNORECASE | re.DOTALL,
 )
+_RENAMES = re.compile(r"\balter\b.*\b(?:table|index)\b.*\brename\s+to\b", re.IGNORECASE | re.DOTALL)
 
 
-def _touches_rows(statement: str) -> bool:
-    """Whether what was given as DDL("...") reads or changes rows: that construct takes any text."""
-    return any(_ABOUT_ROWS.match(part) for part in statement.split(";"))
+def _touches_rows(statement: str, compiled: Any) -> bool:
+    """Whether DDL reads, changes or copies rows, or takes a table's name away: DDL("...") takes any text."""
+    first, *others = statement.split(";")
+    if not _STRUCTURE.match(first) or any(map(_ABOUT_ROWS.match, others)):
+        return True
+    if isinstance(compiled.statement, DDL) and _RENAMES.search(statement):
+        return True
+    return sqltext.copies(statement, compiled.dialect.name)
 
 
 def check(guard: Guard, facts: Facts, scope: purposes.Scope | None) -> None:
@@ -81,7 +101,7 @@ def check(guard: Guard, facts: Facts, scope: purposes.Scope | None) -> None:
     for field in facts.uncovered.values():
         if guard.rule(field).sealed:
             raise search_refused(field, "sorting or computing")
-        if any(term.purpose.keep for term in guard.rule(field).terms):
+        if any(guard.rule(field).keeps):
             error = StatementRefused(
                 f"{field} is sorted or computed with, where its expiry cannot be applied.",
                 "A value whose lifetime has ended would still decide the result.",

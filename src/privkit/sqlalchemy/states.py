@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Table, inspect, select
+from sqlalchemy import Table, inspect
 from sqlalchemy.orm import object_session
+from sqlalchemy.orm.exc import ObjectDeletedError
 
 from privkit.errors import MappingError
-from privkit.lifetime import Clause, Lifetime, Status, field_lifetime
+from privkit.lifetime import Clause, EventTimes, Lifetime, Status, field_lifetime
 from privkit.markers import Technique
 from privkit.policy import FieldRule, Keep
-from privkit.purposes import internally
-from privkit.sqlalchemy import due, holds
+from privkit.sqlalchemy import row_facts
 from privkit.sqlalchemy.due import Target
-from privkit.sqlalchemy.events import event_time
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.types import original
 
@@ -48,39 +48,28 @@ def field_state(guard: Guard, instance: Any, name: str) -> FieldState:
     table = original(column.table)
     rule = guard.rule(each.model.fields[name])
     target = Target(table, table.columns[column.key], rule)
-    events = sorted({keep.after for keep in target.keeps.values() if keep is not None})
-    times = [event_time(guard, table, table, event) for event in events]
-    keys = [each == value for each, value in zip(_keys(table, state.mapper), state.identity, strict=True)]
-    query = select(due.not_done(target), holds.held(guard, table, table, guard.now), *times).where(*keys)
-    with internally():
-        found = session.connection().execute(query).one()
-    stored, held, *moments = found
-    instants = {event: as_instant(moment) for event, moment in zip(events, moments, strict=True)}
-    lifetime = lifetime_of(rule, instants, held=bool(held), now=guard.now())
-    return FieldState(_word(lifetime, stored=bool(stored)), lifetime.rule, lifetime.until, bool(stored))
+    key = [each == value for each, value in zip(_keys(table, state.mapper), state.identity, strict=True)]
+    facts = row_facts.read(session.connection(), guard, [target], key, guard.now)
+    if facts is None:
+        raise ObjectDeletedError(state)
+    there = facts.stored[column.name]
+    lifetime = lifetime_of(rule, facts.events, held=bool(facts.holds), now=guard.now())
+    return FieldState(_word(lifetime, stored=there), lifetime.rule, lifetime.until, there)
 
 
-def lifetime_of(rule: FieldRule, events: dict[str, datetime | None], *, held: bool, now: datetime) -> Lifetime:
+def lifetime_of(rule: FieldRule, events: EventTimes, *, held: bool, now: datetime) -> Lifetime:
     """Ask the one function that decides lifetimes about a field's rules."""
     technique: Technique = rule.field.marker.then
-    return field_lifetime(
-        purposes=[_clause(term.purpose.name, term.purpose.keep) for term in rule.terms],
-        duties=[_clause(duty.name, duty.keep) for duty in rule.duties],
-        events=events,
-        technique=technique,
-        held=held,
-        now=now,
-    )
+    purposes, duties = clauses([rule])
+    return field_lifetime(purposes=purposes, duties=duties, events=events, technique=technique, held=held, now=now)
 
 
-def as_instant(stored: Any) -> datetime | None:
-    """Return an event column's value as an instant: naive times are UTC, a date counts from its end."""
-    if stored is None:
-        return None
-    if isinstance(stored, datetime):
-        return stored if stored.tzinfo is not None else stored.replace(tzinfo=UTC)
-    assert isinstance(stored, date)
-    return datetime.combine(stored + timedelta(days=1), time(), UTC)
+def clauses(rules: Iterable[FieldRule]) -> tuple[list[Clause], list[Clause]]:
+    """Return the purposes and the duties of these fields, each once."""
+    rules = list(rules)
+    purposes = {term.purpose.name: term.purpose.keep for rule in rules for term in rule.terms}
+    duties = {duty.name: duty.keep for rule in rules for duty in rule.duties}
+    return [_clause(*each) for each in purposes.items()], [_clause(*each) for each in duties.items()]
 
 
 def _keys(table: Table, mapper: Any) -> list[Any]:
@@ -89,7 +78,7 @@ def _keys(table: Table, mapper: Any) -> list[Any]:
 
 
 def _clause(name: str, keep: Keep | None) -> Clause:
-    return Clause(name, keep.period if keep else None, keep.after if keep else "")
+    return Clause(name, keep.period, keep.after, keep.until) if keep else Clause(name, None, "")
 
 
 def _word(lifetime: Lifetime, *, stored: bool) -> str:

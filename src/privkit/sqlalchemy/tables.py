@@ -20,6 +20,11 @@ def find(metadata: MetaData, name: str) -> Table | None:
     return metadata.tables.get(f"{metadata.schema}.{name}" if metadata.schema else name)
 
 
+def is_own(table: Table) -> bool:
+    """Whether a table is one of privkit's, by its name."""
+    return table.name in _DEFINED
+
+
 def install(metadata: MetaData) -> None:
     """Add the tables to ``metadata`` that are not there, as reflected ones may be."""
     for name, define in _DEFINED.items():

@@ -16,7 +16,7 @@ from privkit import purposes, unchecked
 from privkit.catalog import Field
 from privkit.errors import PurposeError, StatementRefused
 from privkit.purposes import Scope
-from privkit.sqlalchemy import criteria, ledger, sqltext, views
+from privkit.sqlalchemy import aggregates, criteria, ledger, sqltext, views
 from privkit.sqlalchemy.attributes import not_exact, not_needed
 from privkit.sqlalchemy.guard import OWN_ALIAS, Guard
 from privkit.sqlalchemy.observations import Lack, lacks, refuse, refuse_all
@@ -26,7 +26,9 @@ from privkit.unchecked import Unchecked
 LINES = 100
 """How many different statements of one block the ledger names; the line after them says that there were more."""
 
-_OWN_TABLE = re.compile(rf"(?<!\w){OWN_ALIAS}\w+", re.IGNORECASE)
+_OWN_TABLE = re.compile(rf"(?<!\w){OWN_ALIAS}\w+|\bu&[\"']", re.IGNORECASE)
+"""A name in Unicode escapes may be any."""
+
 _DEFINES = re.compile(r"\b(create|alter|drop|attach|do|call)\b", re.IGNORECASE)
 _LITERAL = re.compile(r"\$(\w*)\$.*?\$\1\$|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*@[^\"]*\"|\b\d[\d.]*\b", re.DOTALL)
 
@@ -34,19 +36,28 @@ _LITERAL = re.compile(r"\$(\w*)\$.*?\$\1\$|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*@[^\"
 def check(guard: Guard, connection: Connection, statement: str, scope: Scope | None) -> None:
     """Hold SQL text to the rule. Raises PurposeError or StatementRefused."""
     text = sqltext.read(statement, connection.dialect.name)
-    if _OWN_TABLE.search(statement) and (text.unresolved or sqltext.WRITES.search(statement)):
-        raise _refused("privkit's own tables", "Keys, consent or evidence would be changed outside every rule.", "")
     touched = views.touched_by_text(guard, connection, text)
+    if _OWN_TABLE.search(statement) or touched.stores:
+        _refuse_changes(statement, text.unresolved)
     _hold(guard, connection, statement, scope, touched, writes=text.writes)
     if _DEFINES.search(statement):
-        views.forget(connection.dialect)  # it is asked again once the statement has run
+        views.changing(connection)
 
 
 def check_names(
-    guard: Guard, connection: Connection, statement: str, scope: Scope | None, names: Iterable[str]
+    guard: Guard, connection: Connection, statement: str, scope: Scope | None, names: Iterable[str], *, writes: bool
 ) -> None:
     """Hold what stands behind the unknown tables and functions of a statement to the rule."""
-    _hold(guard, connection, statement, scope, views.touched_by_names(guard, connection, names), writes=False)
+    touched = views.touched_by_names(guard, connection, names)
+    if touched.stores:
+        _refuse_changes(statement, None)
+    _hold(guard, connection, statement, scope, touched, writes=writes)
+
+
+def _refuse_changes(statement: str, unresolved: str | None) -> None:
+    """A statement names privkit's own tables, or a view of them: it may read them and no more."""
+    if unresolved or sqltext.WRITES.search(statement):
+        raise _refused("privkit's own tables", "Keys, consent or evidence would be changed outside every rule.", "")
 
 
 def _hold(
@@ -97,6 +108,10 @@ def _refusal(guard: Guard, scope: Scope | None, touched: Touched, *, writes: boo
             f"It could not be understood: {touched.unresolved}. What it reads and stores is not known.",
             over,
         )
+    if scope is not None and scope.minimum_group is not None and aggregates.about_persons(guard, touched.tables):
+        over = ", ".join(sorted(table.name for table in touched.tables))
+        why = f"{scope} may see groups of {scope.minimum_group} persons or more only, and text is not counted."
+        return _refused(over, why, over)
     for field in touched.fields.values():
         if _is_sealed(guard, field):
             return _refused(str(field), "The field is sealed: text can neither open it nor seal it.", field.id)

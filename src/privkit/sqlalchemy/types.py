@@ -210,12 +210,21 @@ def covered(column: ColumnElement[Any]) -> ColumnElement[Any]:
 
 
 COPIED = "privkit_copied"
-"""Annotation of a column that an upsert writes back as it is, or by which it knows its row: no use of its value."""
+"""Annotation of what is no use of its value: an upsert writes it back or knows its row by it, or persons are counted."""
 
 
 def copied(column: ColumnElement[Any]) -> ColumnElement[Any]:
     """Return a column that the read gate does not count as used."""
     return column._annotate({COPIED: True})
+
+
+TRUSTED = "privkit_trusted"
+"""Annotation of an expression that privkit itself wrote round a field: that it lives, or its value while it does."""
+
+
+def trusted(expression: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return an expression that the rule of minimum groups takes as it is."""
+    return expression._annotate({TRUSTED: True})
 
 
 def while_readable(found: ColumnElement[Any], column: ColumnElement[Any], kind: Any) -> ColumnElement[Any]:

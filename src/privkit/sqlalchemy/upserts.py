@@ -164,8 +164,7 @@ def _upsert(
 ) -> Upsert:
     each = guard.tables[table]
     step = hop(guard, table) if children.subject_of(guard, table) is not None else None
-    child = each.model.child if ADULT_COLUMN in table.columns else None
-    ages = [each.mapper.columns[name].key for name in (child.birth_date, child.country) if name] if child else []
+    ages = list(each.age_keys) if ADULT_COLUMN in table.columns else []
     owners = [ours for ours, _ in step.pairs] if step is not None else []
     return Upsert(guard, table, guarded, found_by, where, sets, owners, ages if sets.intersection(ages) else [])
 

@@ -21,11 +21,13 @@ from sqlalchemy import (
     case,
     func,
     literal_column,
+    not_,
     or_,
     type_coerce,
 )
 
 from privkit import purposes
+from privkit.clock import as_utc
 from privkit.errors import StatementRefused
 from privkit.policy import FieldRule, Keep
 from privkit.sqlalchemy import pairs
@@ -34,12 +36,19 @@ from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.ownership import owner_key
 from privkit.sqlalchemy.registry import executing
 from privkit.sqlalchemy.search import search_refused
-from privkit.sqlalchemy.types import Guarded, covered, plain_type
+from privkit.sqlalchemy.types import Guarded, covered, plain_type, trusted
 
 _THREE: Any = literal_column("3")
 _SIXTEEN: Any = literal_column("16")
 _ONE: Any = literal_column("1")
 _FAR = datetime(9999, 12, 31, tzinfo=UTC)
+
+Now = Callable[[], datetime]
+Anchor = tuple[str, str]
+"""The event from which keeps count, and the one that ends them instead where it is known, or ""."""
+
+Cutoff = Callable[[bool], datetime]
+"""Gives the time at and before which an event means the end: False for the first of an anchor, True for the second."""
 
 
 def readable(column: ColumnElement[Any], kind: Guarded) -> ColumnElement[Any]:
@@ -82,7 +91,7 @@ def live(attribute: Any) -> ColumnElement[Any]:
     table, at = _standing(column, kind)
     dead = expired(kind.guard, kind, table, at)
     shown = type_coerce(covered(column), kind.plain)
-    return shown if dead is None else case((dead, None), else_=shown)
+    return trusted(shown if dead is None else case((dead, None), else_=shown))
 
 
 def unexpired(column: ColumnElement[Any], kind: Guarded) -> ColumnElement[Any] | None:
@@ -99,63 +108,79 @@ def unexpired(column: ColumnElement[Any], kind: Guarded) -> ColumnElement[Any] |
 
 
 def _unexpired(guard: Guard, column: ColumnElement[Any], kind: Guarded) -> ColumnElement[Any] | None:
-    if not _events(guard, kind):
+    anchors = _anchors(guard, kind)
+    if not anchors:
         return None
     table, at = _standing(column, kind)
-    alive = []
-    for event in _events(guard, kind):
-        time = event_time(guard, table, at, event)
-        alive.append(_time_or_far(time, several=len(_events(guard, kind)) > 1) > _cutoff(guard, kind, event, time))
-        if len(_events(guard, kind)) == 1:
-            alive.append(time.is_(None))
-    return or_(*alive)
+    dead = _all_ended(guard, kind, table, at, anchors)
+    return trusted(not_(dead) if len(anchors) > 1 else or_(not_(dead), dead.is_(None)))
 
 
 def expired(guard: Guard, kind: Guarded, table: Table, at: FromClause) -> ColumnElement[bool] | None:
     """Return SQL that is true when no purpose in force may see the field any more; None: it never expires."""
-    events = _events(guard, kind)
-    times = [(event, event_time(guard, table, at, event)) for event in events]
-    dead = [_time_or_far(time, several=len(events) > 1) <= _cutoff(guard, kind, event, time) for event, time in times]
-    return and_(*dead) if dead else None
+    anchors = _anchors(guard, kind)
+    return _all_ended(guard, kind, table, at, anchors) if anchors else None
 
 
-def _events(guard: Guard, kind: Guarded) -> list[str]:
-    return sorted({term.purpose.keep.after for term in guard.rule(kind.field).terms if term.purpose.keep})
+def _all_ended(guard: Guard, kind: Guarded, table: Table, at: FromClause, anchors: list[Anchor]) -> ColumnElement[bool]:
+    several = len(anchors) > 1
+    return and_(*(_ended(guard, table, at, each, _in_force(guard, kind, each), several) for each in anchors))
 
 
-def _time_or_far(time: ColumnElement[Any], *, several: bool) -> ColumnElement[Any]:
-    """With several events, one that has not happened must not hide that the purposes of the others ended."""
-    return func.coalesce(time, stored(_FAR, plain_type(time))) if several else time
+def _anchors(guard: Guard, kind: Guarded) -> list[Anchor]:
+    return sorted({keep.anchor for keep in guard.rule(kind.field).keeps if keep})
 
 
-def row_expired(guard: Guard, table: Table, at: FromClause, now: Callable[[], datetime]) -> ColumnElement[bool] | None:
-    """Return SQL that is true when the purposes of all fields of a row have ended; None: they never do."""
+def _ended(
+    guard: Guard, table: Table, at: FromClause, anchor: Anchor, cutoff: Cutoff, several: bool = False
+) -> ColumnElement[bool]:
+    """SQL that is true when what counts from ``anchor`` has ended; NULL or false when its event has not happened.
+
+    ``several``: with other anchors beside it, a NULL must not hide that what counts from those has ended.
+    """
+    after, until = anchor
+    time = event_time(guard, table, at, after)
+    kind = plain_type(time)
+    if several:
+        time = func.coalesce(time, stored(_FAR, kind))
+    ended = time <= bindparam(None, callable_=lambda: stored(cutoff(False), kind), type_=kind)
+    if not until:
+        return ended
+    own = event_time(guard, table, at, until)
+    own_kind = plain_type(own)
+    own_ended = own <= bindparam(None, callable_=lambda: stored(cutoff(True), own_kind), type_=own_kind)
+    return or_(and_(own.is_not(None), own_ended), and_(own.is_(None), ended))
+
+
+def row_expired(
+    guard: Guard, table: Table, at: FromClause, now: Now, entered: str | None = None
+) -> ColumnElement[bool] | None:
+    """Return SQL that is true when the purposes of all fields of a row have ended; None: they never do.
+
+    ``entered``: the name of a duty under which the row is read; what it keeps has to have ended as well.
+    """
     rules = table_rules(guard, table)
-    return all_passed(guard, table, at, [term.purpose.keep for rule in rules for term in rule.terms], now)
+    keeps = [term.purpose.keep for rule in rules for term in rule.terms]
+    keeps += [duty.keep for rule in rules for duty in rule.duties if duty.entered_as == entered]
+    return all_passed(guard, table, at, keeps, now)
 
 
 def all_passed(
-    guard: Guard, table: Table, at: FromClause, keeps: list[Keep | None], now: Callable[[], datetime]
+    guard: Guard, table: Table, at: FromClause, keeps: list[Keep | None], now: Now
 ) -> ColumnElement[bool] | None:
     """Return SQL that is true when every one of ``keeps`` has passed for a row; None: one of them is for ever."""
-    longest: dict[str, list[Keep]] = {}
+    longest: dict[Anchor, list[Keep]] = {}
     for keep in keeps:
         if keep is None:
             return None
-        longest.setdefault(keep.after, []).append(keep)
+        longest.setdefault(keep.anchor, []).append(keep)
     if not longest:
         return None
-    return and_(*(_passed(guard, table, at, event, group, now) for event, group in sorted(longest.items())))
+    return and_(*(_ended(guard, table, at, anchor, _of(group, now)) for anchor, group in sorted(longest.items())))
 
 
-def _passed(
-    guard: Guard, table: Table, at: FromClause, event: str, keeps: list[Keep], now: Callable[[], datetime]
-) -> ColumnElement[bool]:
-    time = event_time(guard, table, at, event)
-    kind = plain_type(time)
-    return time <= bindparam(
-        None, callable_=lambda: stored(min(keep.period.cutoff(now()) for keep in keeps), kind), type_=kind
-    )
+def _of(keeps: list[Keep], now: Now) -> Cutoff:
+    return lambda own: as_utc(now()) if own else min(keep.period.cutoff(now()) for keep in keeps)
 
 
 def table_rules(guard: Guard, table: Table) -> list[FieldRule]:
@@ -163,29 +188,30 @@ def table_rules(guard: Guard, table: Table) -> list[FieldRule]:
     return [guard.rule(column.type.field) for column in table.columns if isinstance(column.type, Guarded)]
 
 
-def _cutoff(guard: Guard, kind: Guarded, event: str, time: ColumnElement[Any]) -> Any:
-    plain, field_id = plain_type(time), kind.field.id
-
-    def ask() -> Any:
-        return stored(cutoff(executing.get() or kind.guard or guard, field_id, event), plain)
-
-    return bindparam(None, callable_=ask, type_=plain)
+def _in_force(guard: Guard, kind: Guarded, anchor: Anchor) -> Cutoff:
+    return lambda own: cutoff(executing.get() or kind.guard or guard, kind.field.id, anchor, own)
 
 
-def cutoff(guard: Guard, field_id: str, event: str) -> datetime:
-    """Return the event time at and before which a field has expired for the purposes now in force."""
+def cutoff(guard: Guard, field_id: str, anchor: Anchor, own: bool = False) -> datetime:
+    """Return the event time at and before which a field has expired for the purposes now in force.
+
+    ``own``: of the event that ends it by itself, instead of the one from which its period counts.
+    """
     access = guard.observations.access(field_id, purposes.current())
     if access is None:
         return MAXIMUM
     now = guard.now()
-    return max(_cutoff_of(group, event, now) for group in access.keeps)
+    return max(_cutoff_of(group, anchor, now, own) for group in access.keeps)
 
 
-def _cutoff_of(keeps: Iterable[Keep | None], event: str, now: datetime) -> datetime:
+def _cutoff_of(keeps: Iterable[Keep | None], anchor: Anchor, now: datetime, own: bool) -> datetime:
     """Of purposes that are in force together the most lenient counts; of nested blocks, the strictest."""
     if None in keeps:
         return MINIMUM
-    return min((keep.period.cutoff(now) for keep in keeps if keep and keep.after == event), default=MAXIMUM)
+    counting = [keep for keep in keeps if keep and keep.anchor == anchor]
+    if own:
+        return now if counting else MAXIMUM
+    return min((keep.period.cutoff(now) for keep in counting), default=MAXIMUM)
 
 
 def _standing(column: ColumnElement[Any], kind: Guarded) -> tuple[Table, FromClause]:

@@ -17,8 +17,9 @@ from sqlalchemy.sql.elements import ClauseElement
 from sqlalchemy.types import NULLTYPE
 
 from privkit import purposes
+from privkit.catalog import Field
 from privkit.deidentify import refuse_reduced
-from privkit.errors import StatementRefused
+from privkit.errors import PurposeError, StatementRefused
 from privkit.sqlalchemy.attributes import not_needed
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.index import SearchIndex
@@ -76,8 +77,7 @@ def watched_columns(guard: Guard, table: Table, guarded: Mapping[str, Guarded]) 
     each = guard.tables[table]
     names = {column.key for column in table.columns if is_owner_column(table, column)} | set(guarded)
     names |= {column.key for column in own_event_columns(guard, table)}
-    country = each.model.child.country if each.model.child is not None else None
-    return names | {each.mapper.columns[country].key} if country and country in each.mapper.columns else names
+    return names | set(each.age_keys)
 
 
 def own_event_columns(guard: Guard, table: Table) -> list[Column[Any]]:
@@ -179,10 +179,21 @@ def check_expression(
 def check_purpose(guard: Guard, kind: Guarded) -> None:
     """Raise PurposeError unless the purpose in force needs the field, and so may collect or change it."""
     scope, field = purposes.current(), guard.rule(kind.field).field
-    if scope is None or scope.access(field.id) is None:
+    if scope is None or not scope.writes(field.id):
         refuse(guard, lacks(scope), not_needed(kind.field, scope), scope, field)
+    elif scope.duty is not None:
+        refuse(guard, lacks(scope), _read_only(field, scope.duty), scope, field)
     else:
         guard.observations.comply(field.id, scope)
+
+
+def _read_only(field: Field, duty: str) -> PurposeError:
+    return PurposeError(
+        f"{field} would be written under the {duty}.",
+        "A duty keeps what purposes have collected, to be read; it collects and changes nothing.",
+        "Write under a purpose that needs the field, outside of the duty's block.",
+        field=field.id,
+    )
 
 
 def _refuse_unseen(statement: Insert, table: Table, parameters: Parameters) -> None:

@@ -130,8 +130,7 @@ def _store_event_times(guard: Guard, table: Table, parameters: Parameters) -> No
 
 def _touches(guard: Guard, row: Mapping[str, Any], table: Table, guarded: Mapping[str, Guarded]) -> bool:
     """Whether an UPDATE has to know whose row it changes."""
-    child = guard.tables[table].model.child
-    moved = child is not None and child.country in row
+    moved = any(key in row for key in guard.tables[table].age_keys)
     moved = moved or any(column.key in row for _, column in epochs.divided(guard, table, guarded))
     personal = any(name in row for name in guarded)
     return moved or personal or any(is_owner_column(table, each) and each.key in row for each in table.columns)

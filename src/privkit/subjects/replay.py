@@ -11,7 +11,7 @@ from privkit import retention
 from privkit.errors import LedgerError
 from privkit.purposes import internally
 from privkit.retention import Run
-from privkit.retention.run import Progress
+from privkit.retention.batches import Progress
 from privkit.sqlalchemy import destroy, erasure, ledger
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.tables import LEDGER
@@ -64,7 +64,7 @@ def replay(guard: Guard, engine: Engine, *, batch: int = 1000, progress: Progres
         fields, rows = sum(each for each, _ in done), sum(each for _, each in done)
         with engine.connect() as connection:
             plan = retention.make(guard, connection)
-        run = retention.purge(guard, engine, plan, batch=batch, progress=progress)
+        run = retention.purge(guard, engine, plan, batch=batch, progress=progress, yes_this_many=plan.due)
         with engine.begin() as connection:
             ledger.lock(connection, guard)
             left = sum(erasure.left(connection, guard, erasure.destroyed(guard)).values())

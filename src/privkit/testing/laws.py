@@ -97,8 +97,10 @@ class Trial:
         return (name for name in policy.purposes if not policy.purpose(name).prohibited)
 
     def needing(self) -> list[str]:
-        """The purposes that need the field."""
-        return [name for name in self.permitted() if name in self.field.purposes]
+        """The purposes that need the field, and see its values one by one."""
+        policy = self.privacy.policy
+        needing = (name for name in self.permitted() if name in self.field.purposes)
+        return [name for name in needing if policy.purpose(name).minimum_group is None]
 
     def exact(self) -> str | None:
         """A purpose that may see the value itself."""

@@ -1,0 +1,323 @@
+"""The batches of one step: rows chosen, destroyed and told of in the ledger, each batch in a transaction.
+
+On PostgreSQL workers share a step: each takes rows that no other holds (SKIP LOCKED), and all transactions take their
+locks in one order: rows, keys, the ledger. A hold that is placed meanwhile comes before the batch in the ledger, and
+wins: the batch sees its line, rolls back and begins anew. SQLite has one writer: there the ledger's lock comes first.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Engine, LargeBinary, null, select, text, type_coerce
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from privkit import clock, purposes
+from privkit.consent.age import cautious_today
+from privkit.crypto import as_bytes
+from privkit.deidentify import leaves_residue, residue
+from privkit.errors import ConcurrentWrite, PrivkitError, SealedError, ShreddedError
+from privkit.retention.limits import Limits, Watch
+from privkit.retention.plan import Step
+from privkit.retention.planner import count
+from privkit.retention.retry import Retry, blocker, refuses_row
+from privkit.sqlalchemy import destroy, due, epochs, holds, keystore, ledger, writers
+from privkit.sqlalchemy.due import Target
+from privkit.sqlalchemy.guard import Guard
+from privkit.sqlalchemy.ownership import owner_key
+from privkit.sqlalchemy.types import Guarded
+
+Progress = Callable[[Step, int], None]
+Key = tuple[Any, ...]
+Residues = list[tuple[Sequence[Any], str | None]]
+
+UNOPENED = "does not open"
+"""What keeps a row whose value does not open, so that no residue can be made of it."""
+_SLOW, _QUICK = 1.0, 0.25
+"""Seconds: a batch that took longer is halved, one that took less is doubled."""
+
+
+@dataclass(slots=True)
+class Size:
+    """How many rows the next batch has."""
+
+    rows: int
+    least: int
+    most: int
+
+    @classmethod
+    def of(cls, batch: int | None) -> Size:
+        """``batch`` rows and never more; without, what the database does in a moment."""
+        return cls(1000, 100, 10_000) if batch is None else cls(batch, min(100, batch), batch)
+
+    def shrink(self) -> None:
+        """Halve it."""
+        self.rows = max(self.least, self.rows // 2)
+
+    def took(self, seconds: float) -> None:
+        """Fit it to how long a batch took."""
+        if seconds > _SLOW:
+            self.shrink()
+        elif seconds < _QUICK:
+            self.rows = min(self.most, self.rows * 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What all batches of a run share."""
+
+    guard: Guard
+    engine: Engine
+    run_id: str
+    as_of: datetime
+    batch: int | None
+    limits: Limits
+    retry: Retry
+    watch: Watch
+    progress: Progress | None
+    telling: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def shares(self) -> bool:
+        """Whether workers can share a table: the database lets each take rows that no other holds."""
+        return self.engine.dialect.name == "postgresql"
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Begin a transaction that never makes others wait for long."""
+        with self.engine.connect() as connection:
+            if self.shares:
+                # At a higher level a hold that is placed meanwhile would not be seen.
+                how: Any = {"isolation_level": "READ COMMITTED", writers.GIVES_WAY: True}
+                connection = connection.execution_options(**how)
+            with connection.begin():
+                if self.shares:
+                    destroy.limit_waiting(connection, self.limits.lock_timeout, self.limits.statement_timeout)
+                yield connection
+
+    def tell(self, step: Step, rows: int) -> None:
+        """Report progress; one worker at a time."""
+        if self.progress is not None:
+            with self.telling:
+                self.progress(step, rows)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the workers of one step could not do. ``failed``: why each row was left, by its key."""
+
+    failed: dict[Key, str] = field(default_factory=dict)
+    locked: int = 0
+    error: str | None = None
+
+    @property
+    def blockers(self) -> dict[str, int]:
+        """How many rows each constraint or kind of error kept, and how many values did not open."""
+        return dict(sorted(Counter(self.failed.values()).items()))
+
+
+@dataclass(slots=True)
+class Batches:
+    """One worker's batches of one step."""
+
+    job: Job
+    step: Step
+    target: Target
+    tally: Tally
+    size: Size
+
+    def run(self) -> None:
+        """Destroy what is due until nothing is left, a limit is reached, or an error stops the step."""
+        try:
+            with purposes.internally():
+                self._run()
+        except (SQLAlchemyError, PrivkitError) as stopped:
+            # One step's failure never stops another; its rows stay due and are counted as overdue.
+            self.tally.error = stopped.code if isinstance(stopped, PrivkitError) else type(stopped).__name__
+
+    def _run(self) -> None:
+        after: Key | None = None
+        waiting = _Waiting(self.job.limits.lock_timeout)
+        while not self.job.watch.halted():
+            after = self._next(after)
+            if after is None and not self._others_hold_some(waiting):
+                break
+
+    def _next(self, after: Key | None) -> Key | None:
+        """Do one batch, again where it could not be done; return the key to go on after, or None at the end."""
+        try:
+            return self.job.retry.run(lambda: self._once(after), self.size.shrink)
+        except DBAPIError as error:
+            if not refuses_row(error):
+                raise
+        return self.job.retry.run(lambda: self._once(after, careful=True))
+
+    def _once(self, after: Key | None, *, careful: bool = False) -> Key | None:
+        """Do one batch in one transaction. ``careful``: find out which rows the database refuses, and leave those."""
+        began, guard = clock.monotonic(), self.job.guard
+        with self.job.transaction() as connection:
+            if not self.job.shares:
+                ledger.lock(connection, guard)
+            seen = ledger.last_seq(connection, guard)
+            rows = self._page(connection, after)
+            todo = [row for row in rows if self._key(row) not in self.tally.failed]
+            done, failed = self._carefully(connection, todo) if careful else self._destroy(connection, todo)
+            if done:
+                ledger.append(connection, guard, "batch", self._line(done))
+                _refuse_overtaken(connection, guard, seen)
+        self.tally.failed.update(failed)
+        self.job.tell(self.step, done + len(failed))
+        if len(rows) == self.size.rows:
+            self.size.took(clock.monotonic() - began)
+        return self._key(rows[-1]) if rows else None
+
+    def _others_hold_some(self, waiting: _Waiting) -> bool:
+        """At the end of the table: whether rows are left that others held, and may let go without having done them."""
+        if not self.job.shares:
+            return False
+        predicate = self._predicate()
+        with self.job.transaction() as connection:
+            left = count(connection, self.target, predicate) - len(self.tally.failed)
+        if left > 0 and waiting.goes_on(left):
+            self.job.retry.sleep(waiting.pause)
+            return True
+        self.tally.locked = max(left, 0)
+        return False
+
+    def _line(self, done: int) -> dict[str, Any]:
+        return {
+            "run": self.job.run_id,
+            "table": self.step.table,
+            "field": self.step.field,
+            "technique": self.step.technique,
+            "rule": self.step.rule[:200],
+            "count": done,
+        }
+
+    def _predicate(self) -> Any:
+        predicate = due.due(self.job.guard, self.target, lambda: self.job.as_of)
+        assert predicate is not None
+        return predicate
+
+    def _page(self, connection: Connection, after: Key | None) -> list[Any]:
+        """Select the keys of the next due rows, with the stored value where a residue is made of it."""
+        keys = destroy.key_columns(self.target.table)
+        columns: list[Any] = list(keys)
+        if leaves_residue(self.target.technique) and self.target.column is not None:
+            columns.append(self._stored())
+            columns.append(self._owner())
+        query = select(*columns).where(self._predicate(), *destroy.keyset(keys, after))
+        query = query.order_by(*keys).limit(self.size.rows)
+        query = query.with_for_update(of=self.target.table, skip_locked=self.job.shares)
+        return list(connection.execute(query).all())
+
+    def _key(self, row: Sequence[Any]) -> Key:
+        return tuple(row[: len(destroy.key_columns(self.target.table))])
+
+    def _stored(self) -> Any:
+        column = self.target.column
+        assert column is not None
+        assert isinstance(column.type, Guarded)
+        return type_coerce(column, LargeBinary() if column.type.sealed else column.type.plain)
+
+    def _owner(self) -> Any:
+        table = self.target.table
+        return owner_key(self.job.guard, table, table) if self._sealed else null()
+
+    @property
+    def _sealed(self) -> bool:
+        return self.target.rule is not None and self.target.rule.sealed
+
+    def _destroy(self, connection: Connection, rows: Sequence[Any]) -> tuple[int, dict[Key, str]]:
+        """Destroy what is due in some rows. Returns how many were done, and why each other one was left."""
+        guard, target = self.job.guard, self.target
+        if not rows:
+            return 0, {}
+        if target.divided is not None:
+            return destroy.destroy_epochs(connection, guard, [row[:2] for row in rows]), {}
+        if target.column is None:
+            return destroy.delete_rows(connection, guard, target.table, rows), {}
+        if not leaves_residue(target.technique):
+            return destroy.suppress(connection, target, rows), {}
+        residues = self._residues(connection, rows)
+        made = {tuple(key) for key, _ in residues}
+        unopened = {key: UNOPENED for row in rows if (key := self._key(row)) not in made}
+        return destroy.replace_with_residue(connection, target, residues), unopened
+
+    def _carefully(self, connection: Connection, rows: Sequence[Any]) -> tuple[int, dict[Key, str]]:
+        """Destroy what is due in all rows but those that the database refuses: in halves, down to the row."""
+        if self.job.shares:
+            connection.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))
+        done, failed, waiting = 0, dict[Key, str](), [rows]
+        while waiting:
+            some = waiting.pop()
+            try:
+                with connection.begin_nested():
+                    count, unopened = self._destroy(connection, some)
+                done, failed = done + count, failed | unopened
+            except DBAPIError as error:
+                if not refuses_row(error) or len(failed) + len(self.tally.failed) >= self.job.limits.max_refused:
+                    raise
+                if len(some) == 1:
+                    failed[self._key(some[0])] = blocker(error)
+                else:
+                    waiting += [some[len(some) // 2 :], some[: len(some) // 2]]
+        return done, failed
+
+    def _residues(self, connection: Connection, rows: Sequence[Any]) -> Residues:
+        """Make the residue of each value. One that does not open keeps its row as it is; a shredded one leaves none."""
+        guard, target = self.job.guard, self.target
+        assert target.rule is not None
+        held = self._keys(connection, [as_bytes(stored) for *_, stored, _ in rows]) if self._sealed else []
+        open_value = guard.opener(target.rule.field, connection.dialect) if self._sealed else lambda value: value
+        secret, today = guard.keyring.secret("pseudonym"), cautious_today(self.job.as_of)
+        made: Residues = []
+        for *key, stored, owner in rows:
+            if self._sealed and as_bytes(stored)[2:18] != owner:
+                continue
+            try:
+                made.append((key, residue(target.technique, open_value(stored), key=secret, today=today)))
+            except ShreddedError:
+                made.append((key, None))
+            except SealedError:
+                continue
+        del held  # until here they were findable
+        return made
+
+    def _keys(self, connection: Connection, envelopes: list[bytes]) -> list[Any]:
+        assert self.target.rule is not None
+        field, guard = self.target.rule.field, self.job.guard
+        numbers = {int.from_bytes(each[18:22], "big") for each in envelopes} - {0}
+        wanted = dict.fromkeys((field.id, *field.marker.formerly), numbers)
+        subjects = keystore.load(connection, guard, {each[2:18] for each in envelopes})
+        return [*subjects, *epochs.load(connection, guard, wanted)]
+
+
+class _Waiting:
+    """For how long a worker waits for rows that others hold: as long as they become fewer, and then a while."""
+
+    def __init__(self, patience: float) -> None:
+        self._patience, self._until, self._left = patience, clock.monotonic() + patience, -1
+        self.pause = 0.0
+
+    def goes_on(self, left: int) -> bool:
+        """Whether to look again, after a pause."""
+        fewer = left < self._left or self._left < 0
+        self.pause = 0.02 if fewer else min(self.pause * 2, 0.5)
+        if fewer:
+            self._left, self._until = left, clock.monotonic() + self._patience
+        return clock.monotonic() < self._until
+
+
+def _refuse_overtaken(connection: Connection, guard: Guard, seen: int) -> None:
+    """The ledger is ours now: no hold can be placed any more. One that was, while rows were chosen, comes first."""
+    if holds.placed_since(connection, guard, seen):
+        raise ConcurrentWrite(
+            "A hold was placed while a batch was chosen.", "It may cover rows of the batch.", "Choose them anew."
+        )
