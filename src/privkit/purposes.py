@@ -125,8 +125,6 @@ def scope_for(policy: Policy, rules: Iterable[FieldRule], names: tuple[str, ...]
     """
     if not names:
         raise PurposeError("A purpose was entered without a name.", "", 'Name one: privacy.purpose("pickup").')
-    if any(name.startswith(DUTY) for name in names):
-        return _duty_scope(policy, rules, names, clock)
     for name in names:
         if policy.purpose(name).prohibited:
             raise PurposeError(
@@ -156,19 +154,6 @@ def scope_for(policy: Policy, rules: Iterable[FieldRule], names: tuple[str, ...]
         aggregate=frozenset(minimums),
         collected=frozenset(collected),
     )
-
-
-def _duty_scope(policy: Policy, rules: Iterable[FieldRule], names: tuple[str, ...], clock: Clock) -> Scope:
-    """A duty lets through what it keeps, while it lasts, whatever purposes have ended; and nothing else."""
-    duty = policy.entered_duty(names[0])
-    if duty is None or len(names) > 1:
-        raise PurposeError(
-            "A duty was entered together with something else.",
-            "What it keeps is readable for the duty alone.",
-            'Enter it alone: with privacy.duty("tax"): ...',
-        )
-    access = Access(Exact(), ((duty.keep,),))
-    return Scope(names, {rule.field.id: access for rule in rules if duty in rule.duties}, clock=clock)
 
 
 @lru_cache(maxsize=1024)

@@ -6,9 +6,11 @@ executor, and whoever called a generator that waits inside one, are not in it.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import secrets
 import sys
+import threading
 from contextvars import ContextVar
 from types import FrameType
 from typing import Any
@@ -22,10 +24,11 @@ class Unchecked:
     records what it let through.
     """
 
-    __slots__ = ("block", "frame", "number", "open", "parent", "seen")
+    __slots__ = ("block", "frame", "number", "open", "parent", "seen", "thread")
 
     def __init__(self, block: UncheckedBlock, parent: Unchecked | None, frame: FrameType | None) -> None:
         self.block, self.parent, self.frame, self.open = block, parent, frame, True
+        self.thread = threading.get_ident()
         self.number = secrets.token_hex(8)
         self.seen: set[Any] = set()
 
@@ -36,8 +39,9 @@ class Unchecked:
 
     @property
     def in_force(self) -> bool:
-        """Whether the block is open, and not that of a generator that is suspended now."""
-        return self.open and (self.frame is None or self.frame.f_back is not None)
+        """Whether the block is open, of this thread, and not that of a generator that is suspended now."""
+        running = self.frame is None or self.frame.f_back is not None
+        return self.open and running and self.thread == threading.get_ident()
 
 
 _entered: ContextVar[Unchecked | None] = ContextVar("privkit_unchecked", default=None)
@@ -65,9 +69,7 @@ class UncheckedBlock:
         self._entries: list[Unchecked] = []
 
     def __enter__(self) -> None:
-        frame = sys._getframe(1)
-        suspendable = frame.f_code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR)
-        entry = Unchecked(self, _entered.get(), frame if suspendable else None)
+        entry = Unchecked(self, _entered.get(), _generator(sys._getframe(1)))
         self._entries.append(entry)
         _entered.set(entry)
 
@@ -84,3 +86,11 @@ class UncheckedBlock:
         while entry is not None and not (entry.open and entry.block is self):
             entry = entry.parent
         return entry
+
+
+def _generator(frame: FrameType | None) -> FrameType | None:
+    """The generator that a block stands in, at once or by an ExitStack of its own; None: it does not stand in one."""
+    while frame is not None and frame.f_code.co_filename == contextlib.__file__:
+        frame = frame.f_back
+    suspendable = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+    return frame if frame is not None and frame.f_code.co_flags & suspendable else None

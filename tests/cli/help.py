@@ -40,7 +40,7 @@ def help_text(name: str, command: Any) -> str:
     arguments = "".join(f" [{each.metavar}]" for each in command.params if each.param_type_name == "argument")
     words = " COMMAND [ARGS]..." if getattr(command, "commands", {}) else arguments
     rows = [(_spelled(each), _described(each)) for each in command.params]
-    lines = [f"{name} [OPTIONS]{words}", *_indented(command.help), "", *_aligned(rows)]
+    lines = [f"{name} [OPTIONS]{words}", *_indented(command.help), *(["", *_aligned(rows)] if rows else [])]
     below = [(each, inner.help) for each, inner in commands().items() if each not in ("privkit", name)]
     if words.startswith(" COMMAND"):
         lines += ["", *_aligned(below)]
@@ -63,7 +63,7 @@ def _indented(text: str) -> list[str]:
 
 
 def _aligned(rows: list[tuple[str, str]]) -> Iterator[str]:
-    margin = max(len(first) for first, _ in rows) + 4
+    margin = max((len(first) for first, _ in rows), default=0) + 4
     for first, second in rows:
         yield from wrap(second, WIDTH, initial_indent=f"  {first}".ljust(margin), subsequent_indent=" " * margin)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,54 @@ def test_a_plan_that_is_written_holds_what_was_shown(project: Project) -> None:
     steps = {step["table"] + (f".{step['field']}" if step["field"] else ""): step["due"] for step in document["steps"]}
     assert "written: plan.json" in ended.out
     assert DUE == steps
+
+
+def test_a_plan_that_is_written_is_its_owner_s_alone_to_read(project: Project) -> None:
+    path = project.folder / "plan.json"
+    path.write_text("{}")
+    path.chmod(0o644)
+    project.run("plan", "--out", "plan.json")
+    assert 0o600 == path.stat().st_mode & 0o777
+
+
+def test_a_plan_shows_shares_the_database_and_what_it_would_refuse(project: Project) -> None:
+    project.rows("CREATE TRIGGER noted BEFORE DELETE ON trips BEGIN SELECT RAISE(ABORT, 'no'); END")
+    ended = project.run("plan", COLUMNS="200")
+    assert 1 == ended.code
+    assert DUE | {"total": 110} == counts(ended.out)
+    assert re.search(r"riders\.born +20 +50% ", ended.out)
+    assert "trips: refused, the run will leave it alone: the database refuses it: trigger" in ended.out
+    assert "trips: fires the trigger noted" in ended.out
+    assert f"in sqlite {project.folder / 'rides.sqlite'}; expected to take 0:00:01" in ended.out
+
+
+def test_a_plan_that_is_stale_is_refused_with_the_difference_and_nothing_is_destroyed(project: Project) -> None:
+    project.run("plan", "--out", "plan.json")
+    project.rows("UPDATE riders SET closed_at = '2026-01-01 00:00:00.000000' WHERE id IN (1, 3)")
+    project.edit("policy.yaml", "keep: {for: P1D, after: trip_ended}", "keep: {for: P2D, after: trip_ended}")
+    ended = project.run("purge", "--plan", "plan.json", "--yes")
+    assert 2 == ended.code
+    assert "PK601: The plan was not run: the policy has changed since it was made (trips was due by" in ended.err
+    assert "navigation: P1D after trip_ended, and is by navigation: P2D after trip_ended" in ended.err
+    project.edit("policy.yaml", "keep: {for: P2D, after: trip_ended}", "keep: {for: P1D, after: trip_ended}")
+    ended = project.run("purge", "--plan", "plan.json", "--yes")
+    assert 2 == ended.code
+    assert re.search(r"riders\.born: \d more (is|are) due than planned, 0 fewer", ended.err)
+    assert "overdue: 1" in project.run("status").out
+
+
+def test_a_large_share_of_a_table_needs_the_plan_s_number(project: Project) -> None:
+    project.python("import rides; rides.fill('sqlite:///big.sqlite', 160)")
+    big = ("--url", "sqlite:///big.sqlite")
+    due = counts(project.run("plan", *big).out)["total"]
+    ended = project.run("purge", *big, "--yes")
+    assert 2 == ended.code
+    assert "more than 20 % of a table: trips (120 of 160: navigation: P1D after trip_ended)" in ended.err
+    assert f"--yes-this-many {due}" in ended.err
+    assert 2 == project.run("purge", *big, "--yes-this-many", str(due - 1)).code
+    ended = project.run("purge", *big, "--yes-this-many", str(due))
+    assert (0, "") == (ended.code, ended.err)
+    assert ended.out.endswith("overdue: 0\n")
 
 
 @pytest.mark.parametrize("out", ["nowhere/plan.json", "."])

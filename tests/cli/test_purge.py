@@ -154,7 +154,7 @@ def test_a_run_stopped_by_ctrl_c_says_so_and_is_finished_by_the_next(project: Pr
 
 
 def test_a_run_that_gets_sigterm_ends_after_the_batch_in_hand_and_is_finished_by_the_next(project: Project) -> None:
-    stop = {"RIDES_STOP": "before_cursor_execute:90", "RIDES_SIGNAL": "SIGTERM"}
+    stop = {"RIDES_STOP": "commit:3", "RIDES_SIGNAL": "SIGTERM"}
     ended = project.run("purge", "--yes", "--batch", "7", **stop)
     assert 1 == ended.code
     assert "ended early: it was asked to end; run it again to go on" in ended.out

@@ -1,7 +1,7 @@
 """A small service without a finding, and the same with one gap of each kind, chosen by its code."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -9,6 +9,8 @@ from sqlalchemy import Engine, ForeignKey
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
 from privkit import (
+    AgeBand,
+    BirthDate,
     Delete,
     Equality,
     FileKeyring,
@@ -18,6 +20,7 @@ from privkit import (
     Personal,
     Privacy,
     Pseudonymise,
+    child_protection,
     data_subject,
     events,
     expire_row,
@@ -71,8 +74,13 @@ def models(gap: str = "") -> Mapping[str, Any]:
             diet: Mapped[Annotated[str | None, Personal("user.health", purposes={"account"}, seal=False)]]
         if gap == "PK808":
             phone: Mapped[Annotated[str, Personal("user.contact.phone_number", purposes={"account"})]]
+        if gap == "PK837":
+            born: Mapped[Annotated[date | None, BirthDate(purposes={"account": AgeBand()})]]
         if gap == "PK809":
             photo: Mapped[Annotated[str | None, Personal("user.content", purposes={"archive"})]]
+
+    if gap == "PK837":
+        child_protection(birth_date="born")(Rider)
 
     @owned_by("rider")
     @events(trip_ended="ended_at")

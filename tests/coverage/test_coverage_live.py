@@ -117,7 +117,8 @@ def test_every_kind_of_live_gap_is_found_and_nothing_else_with_it(code: str, the
 
 
 def test_f14_every_live_kind_has_its_gap_here() -> None:
-    elsewhere = {"PK833"}  # only a type of another library has a width: test_adoption.py
+    # only a type of another library has a width: test_adoption.py; and these riders are no children: test_ages.py
+    elsewhere = {"PK833", "PK835", "PK836"}
     assert {code for code, kind in KINDS.items() if kind.live} == set(GAPS) | elsewhere
 
 

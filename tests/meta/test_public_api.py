@@ -12,6 +12,7 @@ PROMISED = {
     *("child_protection", "data_subject", "events", "expire_row", "not_personal", "owned_by"),
     *("AtLeastAge", "InCountry", "Initials", "Is", "Month", "Quarter", "StandIn", "TruncatedIp"),
     *("Adopting", "AdvancedAlchemy", "FernetTokens", "Plain", "SqlalchemyUtils"),
+    "consent_age_reached_on",
     *("FileKeyring", "GeoPoint", "LedgerDatabase", "LedgerFile", "Privacy", "carry"),
 }
 

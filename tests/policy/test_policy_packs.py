@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from ruamel.yaml import YAML
 
 from privkit.errors import PolicyError
-from privkit.policy import AgeRule, load, pack_names, packs_folder
+from privkit.policy import AgeRule, codes_of, load, pack_names, packs_folder, places_of, read_packs
 
 ROOT = Path(__file__).resolve().parents[2]
 FACTS = ROOT.parent / "shared" / "data" / "consent-ages.yaml"
@@ -34,6 +35,14 @@ def load_with(tmp_path):
     return with_packs
 
 
+def load_pack(name):
+    """Return a policy that extends one shipped pack."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "policy.yaml"
+        path.write_text(SMALL + f"extends: [{name}]\n")
+        return load(path)
+
+
 @pytest.fixture
 def rides():
     return load(ROOT / "policies" / "rides.yaml")
@@ -44,7 +53,8 @@ def problems(caught):
 
 
 def test_the_shipped_packs_are_found():
-    assert {"gdpr", "coppa", "consent-ages"} <= set(pack_names())
+    children = {"uk-childrens-code", "dpdp", "lgpd-eca", "pipa", "ccpa-minors"}
+    assert {"gdpr", "coppa", "consent-ages"} | children == set(pack_names())
     assert packs_folder().is_dir()
 
 
@@ -95,7 +105,7 @@ def test_every_fact_of_the_gathered_table_is_in_the_shipped_pack(rides):
         )
         for country, row in facts["rows"].items()
     }
-    assert expected == dict(rides.ages)
+    assert expected == {place: rules[-1] for place, rules in rides.ages.items() if "-" not in place}
     assert facts["default"] == {"age": rides.default_age.age, "source": rides.default_age.source}
     assert facts["as_of"] == dict(rides.packs)["consent-ages"]
     methods = {
@@ -116,20 +126,114 @@ def test_d18_the_age_of_consent_is_each_countrys_own_and_uncertain_rows_take_the
     assert age == rides.age_of_consent(country).age
 
 
-@pytest.mark.parametrize("country", [None, "", "EU", "XX", "YU", "GBR", "ß"])
-def test_d18_an_unknown_country_takes_the_default(rides, country):
-    assert AgeRule(None, 16, "U", "GDPR Art. 8(1)") == rides.age_of_consent(country)
+@pytest.mark.parametrize("country", [None, "", " ", "XX", "YU", "SU", "GBR", "ß", 7, b"GB"])
+def test_d18_an_unknown_country_takes_the_strictest_row_and_says_which(rides, country):
+    found = rides.age_of_consent(country)
+    assert (None, 18, "U") == (found.country, found.age, found.status)
+    assert found.source.startswith("unknown country: the strictest row, ")
 
 
-def test_d19_an_age_carries_the_day_from_which_it_holds(rides):
-    assert date(2024, 1, 1) == rides.age_of_consent("DK").valid_from
+def test_d18_the_european_union_takes_its_own_default(rides):
+    assert AgeRule(None, 16, "U", "GDPR Art. 8(1)") == rides.age_of_consent("eu")
+
+
+@pytest.mark.parametrize(("code", "country"), [("UK", "GB"), ("el", "GR"), ("DD", "DE"), ("FX", "FR")])
+def test_d18_another_code_of_a_country_is_understood(rides, code, country):
+    assert rides.age_of_consent(country) == rides.age_of_consent(code)
+    assert code.upper() in codes_of(rides.ages)
+
+
+@pytest.mark.parametrize(
+    ("country", "region", "places"),
+    [
+        ("CA", "QC", ("CA-QC", "CA")),
+        ("ca", "ca-qc", ("CA-QC", "CA")),
+        (None, "CA-QC", ("CA-QC", "CA")),
+        ("CA-QC", None, ("CA-QC", "CA")),
+        (None, "QC", ()),
+        (None, None, ()),
+    ],
+)
+def test_a_part_of_a_country_goes_before_it(country, region, places):
+    assert places == places_of(country, region)
+
+
+def test_a_part_with_a_row_has_its_own_age_and_one_without_its_countrys(rides):
+    assert [14, 16, 13] == [rides.age_of_consent(*place).age for place in (("CA", "QC"), ("CA", "ON"), ("US", "CA"))]
+
+
+def test_a_service_that_is_offered_in_some_countries_takes_the_strictest_of_theirs(load_with):
+    ages = {"GB": 13, "FR": 15, "IN": 18}
+    rows = "{" + ", ".join(f"{code}: {{age: {age}, status: A, source: s}}" for code, age in ages.items()) + "}"
+    pack = PACK + AGES[:-3] + f", rows: {rows}}}}}\n"
+    assert 18 == load_with("extends: [a]\n", a=pack).age_of_consent(None).age
+    assert 15 == load_with("extends: [a]\nchild: {offered_in: [GB, FR]}\n", a=pack).age_of_consent("XX").age
+    assert 18 == load_with("extends: [a]\nchild: {offered_in: [NZ]}\n", a=pack).age_of_consent(None).age
+    with pytest.raises(PolicyError, match="no code of a country"):
+        load_with("extends: [a]\nchild: {offered_in: [Britain]}\n", a=pack)
+
+
+def test_d19_an_age_holds_from_its_day_on(rides):
+    days = [date(2023, 12, 31), date(2024, 1, 1), date(2024, 1, 2)]
+    assert [13, 15, 15] == [rides.age_of_consent("DK", day=day).age for day in days]
+
+
+RAISED = "{GB: [{age: 13, status: A, source: s}, {age: 16, status: B, source: t, from: 2027-03-01}]}"
+
+
+def test_d19_an_age_that_is_going_to_be_raised_is_known_before(load_with):
+    policy = load_with("extends: [a]\n", a=PACK + AGES[:-3] + f", rows: {RAISED}}}}}\n")
+    day = date(2027, 3, 1)
+    assert [13, 16] == [rule.age for rule in policy.ages_of_consent("GB", None, date(2027, 2, 28))]
+    assert [16] == [rule.age for rule in policy.ages_of_consent("GB", None, day)]
+    assert [13, 16] == [policy.age_of_consent(None, day=each).age for each in (date(2027, 2, 28), day)]
+
+
+def test_ages_of_one_place_follow_one_another(load_with):
+    mixed = "{GB: [{age: 16, status: A, source: s, from: 2020-01-01}, {age: 13, status: A, source: s}]}"
+    with pytest.raises(PolicyError, match="do not follow one another"):
+        load_with("extends: [a]\n", a=PACK + AGES[:-3] + f", rows: {mixed}}}}}\n")
+
+
+def test_every_rule_and_age_of_a_pack_has_its_source_and_is_within_its_days():
+    for name in pack_names():
+        policy = load_pack(name)
+        for rule in policy.child_rules.values():
+            assert rule.source
+            assert rule.where.startswith(str(packs_folder() / name))
+            assert rule.valid_from is None or rule.valid_from <= dict(policy.packs)[name]
+
+
+def test_the_packs_are_listed_with_their_days_sources_and_uncertain_rows():
+    found = {pack.name: pack for pack in read_packs()}
+    assert set(pack_names()) == set(found)
+    assert all(pack.sources for pack in found.values())
+    assert {"NO", "PL", "JP"} < set(found["consent-ages"].uncertain)
+    assert (0, 2) == (found["ccpa-minors"].ages, found["ccpa-minors"].rules)
+
+
+def test_packs_with_mistakes_are_not_listed(tmp_path):
+    (tmp_path / "a.yaml").write_text(PACK.replace("2026-01-01", "soon") + AGES)
+    with pytest.raises(PolicyError, match="as_of"):
+        read_packs(tmp_path)
+
+
+def test_a_mistake_in_a_rule_is_told_with_its_line_and_what_is_near(load_with):
+    rule = "child: {rules: {r: {then: forbidden, below: 13, status: A, source: s, uses: [profilling]}}}\n"
+    with pytest.raises(PolicyError) as caught:
+        load_with(rule)
+    assert ["child.rules.r.then is 'forbidden'; it must be one of allowed, own_consent, consent, prohibited."] == [
+        message for _, _, message in problems(caught)
+    ]
+    with pytest.raises(PolicyError, match=r"child\.rules\.r\.uses has 'profilling'"):
+        load_with(rule.replace("forbidden", "prohibited"))
 
 
 def test_a_policy_without_packs_still_knows_the_ages_and_says_from_where(tmp_path):
     path = tmp_path / "policy.yaml"
     path.write_text(SMALL)
     policy = load(path)
-    assert (16, 13) == (policy.age_of_consent(None).age, policy.age_of_consent("GB").age)
+    assert (18, 13) == (policy.age_of_consent(None).age, policy.age_of_consent("GB").age)
     assert ["consent-ages"] == [name for name, _ in policy.packs]
 
 

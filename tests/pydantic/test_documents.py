@@ -813,3 +813,42 @@ def test_the_text_of_an_envelope_has_one_spelling(size: int) -> None:
     for other in others:
         with pytest.raises(SealedError, match="not sealed"):
             format_1._as_bytes(other)
+
+
+@events(account_closed="at")
+class Tree(PersonalModel):
+    email: Annotated[str | None, Personal("user.contact.email", purposes={"account"})] = None
+    at: Annotated[date | datetime | None, NotPersonal("event time")] = None
+    children: "list[Tree]" = []
+
+
+def with_fields(stored: bytes, **fields: Any) -> str:
+    found = json.loads(stored)
+    return json.dumps({**found, "data": {**found["data"], **fields}})
+
+
+def test_a_document_nested_too_deep_is_refused_as_one_that_does_not_fit() -> None:
+    trees = document(Tree)
+    with purpose("account"):
+        stored = trees.dumps(Tree(email=EMAIL), subject="deep")
+        for opening, closing in (("[", "]"), ('[{"children":', "}]")):
+            for key in ("children", "unknown", "email"):
+                deep = with_fields(stored, **{key: "HERE"}).replace('"HERE"', opening * 700 + "[]" + closing * 700)
+                with pytest.raises((InvalidValue, SealedError), match=r"does not fit Tree|no document"):
+                    trees.loads(deep, subject="deep")
+
+
+def test_the_last_day_of_the_calendar_is_a_time_that_has_not_come() -> None:
+    trees = document(Tree)
+    with purpose("account"):
+        stored = trees.dumps(Tree(email=EMAIL, at=date.max), subject="late")
+        assert EMAIL == trees.loads(stored, subject="late").email
+
+
+@pytest.mark.parametrize("written", ["9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:00", 5, [], {}, True])
+def test_a_time_of_an_event_that_is_none_is_refused(written: Any) -> None:
+    trees = document(Tree)
+    with purpose("account"):
+        stored = trees.dumps(Tree(email=EMAIL), subject="times")
+        with pytest.raises(InvalidValue, match="does not fit Tree"):
+            trees.loads(with_fields(stored, at=written), subject="times")

@@ -14,12 +14,10 @@ from privkit.errors import PolicyError, PurposeError
 from tests.retention.lattice import PURPOSES, Booking, Club, FilledClub, Member, Payment, club
 from tests.sqlalchemy.rides import Clock
 
-ENDED = datetime(2026, 1, 11, tzinfo=UTC)  # the day of the visit counts from its end
-
 
 @pytest.fixture
 def restricted(database_url: str, tmp_path: Path, clock: Clock) -> Iterator[FilledClub]:
-    """Booking 1 is paid: tax keeps its note. Its purposes ended two months after the visit; 2 is not over yet."""
+    """Booking 1 is paid: tax keeps its note. Its purposes ended a month after the visit; 2 is not over yet."""
     with club(database_url, tmp_path, clock) as made:
         clock.now = datetime(2026, 1, 1, tzinfo=UTC)
         with made.privacy.purpose(*PURPOSES), Session(made.engine) as session:
@@ -115,6 +113,28 @@ def test_a_loaded_value_ends_with_the_duty_s_block(restricted: FilledClub) -> No
             assert "window seat" == booking.note
         with pytest.raises(PurposeError):
             _ = booking.note
+
+
+def test_an_explanation_names_the_duty_its_beginning_and_the_run_that_waits_for_it(restricted: FilledClub) -> None:
+    found = restricted.privacy.explain(restricted.engine, "bookings", 1)
+    note = next(part for part in found.fields if part.name == "bookings.note")
+    since, until = datetime(2026, 2, 11, tzinfo=UTC), datetime(2027, 1, 12, tzinfo=UTC)
+    assert ("restrict", "duty tax", since, until, until) == (
+        note.status.value,
+        note.rule,
+        note.since,
+        note.until,
+        note.goes,
+    )
+    assert "visit: P1M after ended; ended 2026-01-11 00:00:00 UTC, ends 2026-02-11 00:00:00 UTC" in found.text()
+    assert not any(value in found.text() for value in ("window seat", "Leeds"))
+    hold = restricted.privacy.hold(
+        restricted.engine, reason="claim of Ada", by="legal", table="bookings", until=datetime(2028, 1, 1, tzinfo=UTC)
+    )
+    held = restricted.privacy.explain(restricted.engine, Booking, 1)
+    assert ((hold, datetime(2028, 1, 1, tzinfo=UTC)),) == held.holds
+    assert {datetime(2028, 1, 1, tzinfo=UTC)} == {part.goes for part in held.fields}
+    assert "Ada" not in held.text()
 
 
 def test_a_duty_rests_on_no_consent(restricted: FilledClub) -> None:

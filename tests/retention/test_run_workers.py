@@ -16,7 +16,7 @@ from sqlalchemy import create_engine, event, text
 
 from privkit.errors import InvalidValue
 from privkit.purposes import internally
-from privkit.retention import Limits, Run, purge
+from privkit.retention import Limits, Plan, Run, purge
 from privkit.retention.retry import Retry
 from privkit.sqlalchemy import holds, ledger
 from tests.databases import raw_rows
@@ -52,8 +52,8 @@ def before(service: RideService, beginning: str, do: Callable[[], object]) -> It
         event.remove(service.engine, "before_cursor_execute", listen)
 
 
-def run(service: RideService, **how: Any) -> Run:
-    return purge(service.guard, service.engine, plan_of(service), **how)
+def run(service: RideService, plan: Plan | None = None, **how: Any) -> Run:
+    return purge(service.guard, service.engine, plan or plan_of(service), **how)
 
 
 def place_hold(service: RideService, rider_id: int) -> None:
@@ -78,9 +78,11 @@ def test_b13_four_workers_do_each_row_once(shared: RideService) -> None:
 
 def test_one_worker_finishes_batches_while_another_is_in_the_middle_of_its_own(shared: RideService) -> None:
     seed(shared, 40)
-    finished, waited = threading.Event(), []
+    plan, finished, waited = plan_of(shared), threading.Event(), list[bool]()
     with before(shared, "DELETE FROM trips", lambda: waited.append(finished.wait(20))):
-        ended = run(shared, batch=5, workers=2, progress=lambda step, rows: step.table == "trips" and finished.set())
+        ended = run(
+            shared, plan, batch=5, workers=2, progress=lambda step, rows: step.table == "trips" and finished.set()
+        )
     assert waited == [True]
     assert ended.ok
 
@@ -100,9 +102,9 @@ def test_b14_two_runs_that_go_through_the_tables_in_opposite_orders_do_not_deadl
 def test_a_hold_that_is_committed_while_a_batch_is_destroyed_wins(shared: RideService) -> None:
     url = str(shared.engine.url)
     shared.sign_up(*(rider(number, closed_at=LONG_AGO) for number in (1, 2, 3)))
-    whole = raw_rows(url, "SELECT * FROM riders WHERE id = 2")
+    whole, plan = raw_rows(url, "SELECT * FROM riders WHERE id = 2"), plan_of(shared)
     with before(shared, "UPDATE riders", lambda: place_hold(shared, 2)) as seen:
-        ended = run(shared)
+        ended = run(shared, plan)
     assert len(seen) > 1
     assert ended.ok
     assert raw_rows(url, "SELECT * FROM riders WHERE id = 2") == whole
@@ -114,8 +116,9 @@ def test_a_hold_wins_on_an_engine_whose_transactions_see_one_snapshot(pg_url: st
     service.sign_up(*(rider(number, closed_at=LONG_AGO) for number in (1, 2, 3)))
     strict = create_engine(pg_url, isolation_level="REPEATABLE READ")
     service.privacy.protect(strict)
+    plan = plan_of(service)
     with before(replace(service, engine=strict), "UPDATE riders", lambda: place_hold(service, 2)):
-        ended = purge(service.guard, strict, plan_of(service))
+        ended = purge(service.guard, strict, plan)
     assert ended.ok
     assert raw_rows(pg_url, "SELECT id FROM riders WHERE home IS NOT NULL") == [(2,)]
     strict.dispose()
@@ -124,7 +127,7 @@ def test_a_hold_wins_on_an_engine_whose_transactions_see_one_snapshot(pg_url: st
 
 def test_a_batch_gives_way_to_whoever_has_the_ledger_and_wants_its_rows(shared: RideService) -> None:
     shared.sign_up(*(rider(number, closed_at=LONG_AGO) for number in (1, 2)))
-    holding = threading.Event()
+    holding, plan = threading.Event(), plan_of(shared)
 
     def erase_like() -> None:
         with internally(), shared.engine.begin() as connection:
@@ -139,8 +142,8 @@ def test_a_batch_gives_way_to_whoever_has_the_ledger_and_wants_its_rows(shared: 
             other.append(pool.submit(erase_like))
             assert holding.wait(20)
 
-        with before(shared, "UPDATE riders SET home", start):
-            ended = run(shared)
+        with before(shared, "UPDATE riders", start):
+            ended = run(shared, plan)
         assert other[0].result() is None
     assert ended.ok
     assert raw_rows(str(shared.engine.url), "SELECT DISTINCT country FROM riders") == [("FR",)]
@@ -158,9 +161,10 @@ def test_rows_that_another_transaction_holds_for_a_while_are_done_once_it_ends(s
 
 def test_rows_that_another_transaction_holds_to_the_end_are_told_and_make_the_run_red(shared: RideService) -> None:
     shared.sign_up(*(rider(number, closed_at=LONG_AGO) for number in (1, 2, 3)))
+    plan = plan_of(shared)
     with shared.engine.connect() as other, internally():
         other.execute(text("SELECT id FROM riders WHERE id = 2 FOR UPDATE"))
-        ended = run(shared, limits=Limits(lock_timeout=0.05))
+        ended = run(shared, plan, limits=Limits(lock_timeout=0.05))
     assert not ended.ok
     assert {outcome.locked for outcome in ended.outcomes if outcome.step.table == "riders"} >= {1}
     assert ended.overdue == sum(outcome.locked for outcome in ended.outcomes) > 0

@@ -19,6 +19,7 @@ from privkit.privacy import Privacy
 from privkit.retention import Limits, Plan, Run, Step
 from privkit.retention.batches import UNOPENED
 from privkit.sqlalchemy.adoption import Adoption
+from privkit.sqlalchemy.ages import Ages
 from privkit.sqlalchemy.observations import COMPLIANT, Observation
 from privkit.sqlalchemy.reseal import Resealed
 from privkit.sqlalchemy.rewrap import KeyCounts
@@ -120,6 +121,15 @@ def adoption_view(states: Iterable[Adoption]) -> Group:
         if not each.watched:
             notes.append(f"{each.field}: its trigger is not in the database: privkit seal {each.field} --sql")
     return Group(table, *notes)
+
+
+def ages_view(found: Iterable[Ages]) -> Table:
+    """Lay out the rows of each table of data subjects, by what is known of their age."""
+    table = _table("Ages", "rows", "unknown age", "kept as of age", "differ", "stored")
+    for each in found:
+        numbers = (each.rows, each.unknown, each.kept, each.differ, each.stored)
+        table.add_row(each.table, *(f"{number:,}" for number in numbers))
+    return table
 
 
 def observed_view(found: Iterable[Observation]) -> Group:

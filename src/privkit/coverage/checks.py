@@ -26,6 +26,7 @@ from privkit.coverage.names import SURE, Context, Suggestion, context_of, singul
 from privkit.coverage.owners import owner_of
 from privkit.coverage.words import PERSONS
 from privkit.deidentify import label, leaves_residue
+from privkit.markers import AgeBand, Is
 from privkit.policy.resolve import FieldRule
 from privkit.sqlalchemy.guard import Guard, Protected
 from privkit.sqlalchemy.mapping import KEY_COLUMN, owner_columns

@@ -44,4 +44,4 @@ def untold(guard: Guard, connection: Connection, each: Protected) -> Untold:
 
 
 def _sealed(column: Column[Any]) -> bool:
-    return isinstance(column.type, Guarded) and column.type.sealed or not isinstance(plain_type(column), String)
+    return (isinstance(column.type, Guarded) and column.type.sealed) or not isinstance(plain_type(column), String)

@@ -211,7 +211,7 @@ def unknown_ages(scan: Scan) -> Iterator[Finding]:
     """Data subjects whose age nobody knows; worse where something is stored and tells none."""
     for table, count in scan.untold.items():
         if count.ages:
-            ignored = f"; {counted(count.ignored, 'row')} hold a placeholder, or are older than their protection"
+            ignored = f"; {count.ignored} with a placeholder, or older than the protection"
             yield kinds.UNKNOWN_AGE.at(
                 table.fullname,
                 f"{table.fullname} has {counted(count.ages, 'row')} of unknown age among {count.rows}"

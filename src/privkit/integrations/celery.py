@@ -143,8 +143,9 @@ def _under(app: Celery, groups: Any) -> Iterator[None]:
 
 
 def _require_names(groups: Any) -> None:
-    few = isinstance(groups, list) and all(isinstance(each, list) for each in groups) and sum(map(len, groups))
-    if groups != [] and not (0 < few <= _MOST_NAMES and all(isinstance(name, str) for each in groups for name in each)):
+    are_lists = isinstance(groups, list) and all(isinstance(each, list) and each for each in groups)
+    names = [name for each in groups for name in each] if are_lists else []
+    if not are_lists or len(names) > _MOST_NAMES or not all(isinstance(name, str) for name in names):
         raise InvalidValue(
             f"A message's header {HEADER!r} is no list of lists of names, or has more than {_MOST_NAMES}.",
             "It was not sent by privkit, or changed on the way; the task did not run.",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import UserList, deque
-from collections.abc import Iterable, Mapping, MappingView
+from collections.abc import ItemsView, Iterable, KeysView, Mapping, ValuesView
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from functools import partial
@@ -16,7 +16,6 @@ from types import MethodType, SimpleNamespace
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from pydantic import BaseModel
 from pydantic_core import ValidationError
 from sqlalchemy import Row, RowMapping
 
@@ -25,7 +24,7 @@ from privkit.location import GeoPoint
 from privkit.pydantic import PersonalModel, redacted
 
 _DEEPEST = 8
-_CONTAINERS = (list, tuple, set, frozenset, deque, UserList, MappingView)
+_CONTAINERS = (list, tuple, set, frozenset, deque, UserList, KeysView, ValuesView, ItemsView)
 _SIMPLE = (str, bytes, int, float, bool, type(None))
 _not_personal: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
 
@@ -98,7 +97,7 @@ def _members(value: Any) -> Iterable[Any]:
     if isinstance(value, BaseException):
         members = value.exceptions if isinstance(value, BaseExceptionGroup) else ()
         return [*value.args, *vars(value).values(), *members, value.__cause__, value.__context__]
-    if isinstance(value, BaseModel | SimpleNamespace):
+    if isinstance(value, SimpleNamespace) or hasattr(type(value), "__pydantic_fields__"):
         return [*vars(value).values(), getattr(value, "__pydantic_extra__", None)]
     if isinstance(value, partial):
         return [value.func, value.args, value.keywords]

@@ -1,6 +1,8 @@
-"""A structlog processor that keeps personal data out of events. Put it first, before any that makes text.
+"""A structlog processor that keeps personal data out of events.
 
-structlog.configure(processors=[without_personal_data, structlog.processors.format_exc_info, ...])
+Put it after ``merge_contextvars``, which adds objects, and before all that make text.
+
+structlog.configure(processors=[merge_contextvars, without_personal_data, format_exc_info, ...])
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@
 that lists every mistake of the models.
 """
 
-from privkit.policy.ages import OUTCOMES, AgeRule, ChildRule, codes_of, places_of
+from privkit.policy.ages import OUTCOMES, USES, AgeRule, ChildRule, codes_of, places_of
 from privkit.policy.document import load
-from privkit.policy.packs import pack_names, packs_folder
+from privkit.policy.packs import Pack, pack_names, packs_folder, read_packs
 from privkit.policy.problems import Problem
 from privkit.policy.resolve import FieldRule, Term, resolve
 from privkit.policy.rules import (
@@ -25,12 +25,14 @@ from privkit.policy.rules import (
 
 __all__ = [
     "OUTCOMES",
+    "USES",
     "AgeRule",
     "Category",
     "ChildRule",
     "Duty",
     "FieldRule",
     "Keep",
+    "Pack",
     "Policy",
     "Problem",
     "Purpose",
@@ -42,5 +44,6 @@ __all__ = [
     "pack_names",
     "packs_folder",
     "places_of",
+    "read_packs",
     "resolve",
 ]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
 from privkit.policy.nodes import read_file
-from privkit.policy.problems import Problem, nearest, paste, quoted
+from privkit.policy.problems import Problem, counted, nearest, paste, quoted, refusal
 from privkit.policy.reading import Reading
 from privkit.policy.sections import SECTIONS, Layer, read_sections
 
@@ -28,6 +29,39 @@ def pack_names(folder: Path | None = None) -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in (folder or packs_folder()).glob("*.yaml")))
 
 
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """A rule pack as it stands: its sources and the day they were read, and how much it states.
+
+    ``ages`` and ``rules`` about children; ``categories`` that it calls sensitive; ``uncertain``: the ages and rules of
+    status ``U``, of which the stricter holds.
+    """
+
+    name: str
+    as_of: date
+    sources: tuple[str, ...]
+    ages: int
+    rules: int
+    categories: int
+    uncertain: tuple[str, ...]
+
+
+def read_packs(folder: Path | None = None) -> tuple[Pack, ...]:
+    """Return the packs that can be extended, by name. Raises PolicyError that lists every mistake in them."""
+    problems: list[Problem] = []
+    packs, found = Packs(folder or packs_folder(), problems), []
+    for name in pack_names(folder):
+        packs.extend(name, Reading("", problems), 0, ("extends",))
+        layer, as_of = packs.layers[name], packs.dates.get(name, date.min)
+        uncertain = [place for place, rules in layer.ages.items() if any(rule.status == "U" for rule in rules)]
+        uncertain += [rule.name for rule in layer.child_rules.values() if rule.status == "U"]
+        counts = len(layer.ages), len(layer.child_rules), len(layer.sensitive)
+        found.append(Pack(name, as_of, packs.sources.get(name, ()), *counts, tuple(uncertain)))
+    if problems:
+        raise refusal(f"The rule packs have {counted(problems)}.", "Half a rule protects by half.", problems)
+    return tuple(found)
+
+
 class Packs:
     """The packs that one policy extends, read once each, in the order in which they are laid over one another."""
 
@@ -35,6 +69,7 @@ class Packs:
         self._folder, self._problems = folder, problems
         self._names = pack_names(folder)
         self.dates: dict[str, date] = {}
+        self.sources: dict[str, tuple[str, ...]] = {}
         self.layers: dict[str, Layer] = {}
 
     def extend(self, name: str, reading: Reading, line: int, key: tuple[str, ...]) -> None:
@@ -59,7 +94,9 @@ class Packs:
         if found is None:
             return Layer()
         found.integer("privkit_pack", 1, 1)
-        if found.texts("sources") == ():
+        sources = found.texts("sources")
+        self.sources[name] = sources or ()
+        if sources == ():
             reading.report(found.line_of("sources"), "sources is empty: a rule needs its source.", 'sources: ["..."]')
         as_of = found.day("as_of")
         if as_of is not None:

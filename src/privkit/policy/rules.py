@@ -214,10 +214,6 @@ class Policy:
         why = "Nothing is readable for a duty that nobody declared."
         raise refusal(f"{what} in {self.path}.", why, [problem], nearest=problem.nearest)
 
-    def entered_duty(self, name: str) -> Duty | None:
-        """Return the duty that is entered as ``name``, or None where it is a purpose's."""
-        return self.duty(name.removeprefix(DUTY)) if name.startswith(DUTY) else None
-
     def children_under(self, name: str) -> str:
         """Return ``allowed``, ``consent`` or ``never``: what a child's rows need under a purpose, in every country.
 

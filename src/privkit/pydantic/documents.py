@@ -106,6 +106,8 @@ class Document(Generic[M]):
         tree = self._data(data, key)
         try:
             return self._read(tree, key)
+        except RecursionError:
+            places = "it is nested too deep"
         except ValidationError as error:
             lines = error.errors(include_url=False, include_input=False)
             places = ", ".join(".".join(map(str, line["loc"])) or "the whole" for line in lines)

@@ -136,10 +136,15 @@ def _instant(written: Any, name: str, *, naive: bool) -> datetime | None:
     try:
         day = date.fromisoformat(written) if len(written) == len("2026-01-01") else None
         moment = datetime.fromisoformat(written) if day is None else None
-    except (TypeError, ValueError):
+        moment = moment.astimezone(UTC) if moment is not None and moment.tzinfo is not None else moment
+    except (TypeError, ValueError, OverflowError):
         day = moment = None
     if day is not None:
-        return datetime.combine(day + timedelta(days=1), time(), UTC)
+        return (
+            datetime.combine(day + timedelta(days=1), time(), UTC)
+            if day < date.max
+            else datetime.max.replace(tzinfo=UTC)
+        )
     if moment is None:
         raise InvalidValue(
             f"{name} is the time of an event, and is no ISO 8601 time.", "", "Write it as pydantic does."

@@ -99,7 +99,7 @@ class _Planner:
             held=count(self.connection, target, held) if held is not None else 0,
             total=self._total(target),
             cascades=tuple(self._cascades(target.table, predicate)) if target.field is None and found else (),
-            seconds=round(found / self.rate, 1),
+            seconds=round(found / self.rate, 3),
             commitment=fingerprints,
         )
 

@@ -32,19 +32,24 @@ from privkit.sqlalchemy.visibility import table_rules
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """One purpose or duty that was considered. ``happened`` and ``ends`` are None where nothing says when."""
+    """One purpose or duty that was considered. ``happened`` and ``ends`` are None where nothing says when.
+
+    ``own``: the row's own end, where it has one, which replaces the period.
+    """
 
     name: str
     period: str
     event: str
     happened: datetime | None
+    own: datetime | None
     ends: datetime | None
 
     def __str__(self) -> str:
         if not self.event:
             return f"{self.name}: for ever"
-        told = f"{self.event} {_said(self.happened)}, ends {_said(self.ends)}" if self.happened else "has not happened"
-        return f"{self.name}: {self.period} after {self.event}; {told}"
+        happened = f"{self.event} {_said(self.happened)}" if self.happened else f"{self.event} has not happened"
+        ends = ("; its own end" if self.own else ", ends") + f" {_said(self.ends)}" if self.ends else ""
+        return f"{self.name}: {self.period} after {self.event}; {happened}{ends}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +126,7 @@ def _field(target: Target, facts: RowFacts, now: datetime) -> Part:
     lifetime = lifetime_of(target.rule, facts.events, held=bool(facts.holds), now=now)
     name = f"{target.table.fullname}.{target.field}"
     stored = facts.stored[str(target.field)]
-    return _part(name, lifetime, purposes, duties, facts, label(target.technique), stored=stored)
+    return _part(name, lifetime, purposes, duties, facts, now, label(target.technique), stored=stored)
 
 
 def _row(guard: Guard, table: Table, facts: RowFacts, now: datetime) -> Part | None:
@@ -133,7 +138,7 @@ def _row(guard: Guard, table: Table, facts: RowFacts, now: datetime) -> Part | N
     lifetime = field_lifetime(
         purposes=purposes, duties=duties, events=facts.events, technique=Delete(), held=held, now=now
     )
-    return _part(table.fullname, lifetime, purposes, duties, facts, "deleted", stored=True)
+    return _part(table.fullname, lifetime, purposes, duties, facts, now, "deleted", stored=True)
 
 
 def _part(
@@ -142,35 +147,30 @@ def _part(
     purposes: Sequence[Clause],
     duties: Sequence[Clause],
     facts: RowFacts,
+    now: datetime,
     becomes: str,
     *,
     stored: bool,
 ) -> Part:
     events = facts.events
     unneeded, over = last_end(purposes, events), last_end([*purposes, *duties], events)
-    since = {Status.KEEP: None, Status.RESTRICT: over if lifetime.rule == "hold" else unneeded}
-    waiting = [over, *facts.holds.values()]
-    known = [moment for moment in waiting if moment is not None]
-    goes = max(known) if len(known) == len(waiting) else None
-    reasons = [_reason(each.name, each, events) for each in purposes]
-    reasons += [_reason(f"duty {each.name}", each, events) for each in duties]
-    status = lifetime.status
-    return Part(
-        name,
-        status,
-        lifetime.rule,
-        since.get(status, over),
-        lifetime.until,
-        goes,
-        becomes,
-        stored,
-        tuple(reasons),
-    )
+    rule, since = lifetime.rule, over
+    if lifetime.status is Status.KEEP:
+        since = None
+    elif lifetime.status is Status.RESTRICT and (over is None or over > now):  # by a duty; or else by a hold
+        rule, since = f"duty {rule}", unneeded
+    ends_of = [over, *facts.holds.values()]
+    known = [moment for moment in ends_of if moment is not None]
+    goes = max(known) if len(known) == len(ends_of) else None
+    named = [*((each.name, each) for each in purposes), *((f"duty {each.name}", each) for each in duties)]
+    reasons = tuple(_reason(*each, events) for each in named)
+    return Part(name, lifetime.status, rule, since, lifetime.until, goes, becomes, stored, reasons)
 
 
 def _reason(name: str, clause: Clause, events: EventTimes) -> Reason:
     period = str(clause.period) if clause.period is not None else ""
-    return Reason(name, period, clause.event, events.get(clause.event), ends(clause, events))
+    happened, own = events.get(clause.event), events.get(clause.until)
+    return Reason(name, period, clause.event, happened, own, ends(clause, events))
 
 
 def _lines(part: Part) -> list[str]:

@@ -137,7 +137,7 @@ def _walk(statement: Any, facts: Facts, *, spell_out: bool) -> None:
         if _is_text(node, place) or _is_raw(node):
             facts.textual = True
         if isinstance(node, FunctionElement) and (
-            getattr(node, "name", "").lower() not in _ORDINARY or getattr(node, "packagenames", ())
+            getattr(node, "name", "").lower() not in _ORDINARY or getattr(node, "packagenames", None)
         ):
             facts.functions.add(node.name.lower())
         if isinstance(node, Table):

@@ -38,6 +38,7 @@ from privkit.crypto.aead import Draw
 from privkit.crypto.envelope import ValueKey, open_own
 from privkit.crypto.search import key_name
 from privkit.deidentify import reduce, stand_in
+from privkit.duties import duty_scope, is_duty
 from privkit.errors import MappingError, NotProtectedError, PrivkitError, SealedError
 from privkit.ledger import OutsideLedger
 from privkit.location import GeoPoint, cell_int
@@ -226,7 +227,8 @@ class Guard:
 
     def scope(self, names: tuple[str, ...]) -> Scope:
         """Return the scope of working for ``names``."""
-        return purposes.scope_for(self.policy, self.rules.values(), names, clock=self.now)
+        build = duty_scope if any(map(is_duty, names)) else purposes.scope_for
+        return build(self.policy, self.rules.values(), names, clock=self.now)
 
     def protected(self, cls: type) -> Protected | None:
         """Return what is known of a mapped class, or of the nearest base that declares something."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, false, select
 
+from privkit.clock import as_utc
 from privkit.purposes import internally
 from privkit.sqlalchemy import due, holds
 from privkit.sqlalchemy.due import Now, Target
@@ -63,6 +64,6 @@ def as_instant(stored: Any) -> datetime | None:
     if stored is None:
         return None
     if isinstance(stored, datetime):
-        return stored if stored.tzinfo is not None else stored.replace(tzinfo=UTC)
+        return as_utc(stored if stored.tzinfo is not None else stored.replace(tzinfo=UTC))
     assert isinstance(stored, date)
     return datetime.combine(stored + timedelta(days=1), time(), UTC)

@@ -256,7 +256,8 @@ def _over(alias: Any) -> set[str]:
     parent = alias.parent
     if not isinstance(parent, exp.Subquery) or isinstance(parent.unnest(), exp.Query):
         return set()
-    return {table.name.lower() for table in parent.find_all(exp.Table)}
+    inside = parent.walk(prune=lambda node: isinstance(node, exp.Select | exp.SetOperation | exp.Values))
+    return {node.name.lower() for node in inside if isinstance(node, exp.Table)}
 
 
 def _stores(node: Any) -> bool:
@@ -266,10 +267,19 @@ def _stores(node: Any) -> bool:
     return isinstance(node, exp.Insert | exp.Update | exp.Merge | exp.Copy | exp.Into | exp.Alter)
 
 
+_UNBRACKETED: defaultdict[type, set[str]] = defaultdict(set, {exp.Fetch: {"fetch"}})
+"""Words that stand for a function or a clause in some databases, and may be a column in others."""
+for _dialect in ("", "sqlite", "postgres", "mysql"):
+    for _token, _function in sqlglot.Dialect.get_or_raise(_dialect).parser_class.NO_PAREN_FUNCTIONS.items():
+        _UNBRACKETED[_function].add(_token.name.lower())
+
+
 def _bare(node: Any, *, literals: bool) -> Iterator[str]:
     """A name that is no table's and no alias's, nor a column's whose table is named. SQLite takes ``'x'`` as a name."""
     if literals and isinstance(node, exp.Literal) and node.is_string:
         yield node.name.lower()
+    if isinstance(node, exp.Fetch) or not any(node.args.values()):
+        yield from _UNBRACKETED.get(type(node), ())
     parent = node.parent
     if not isinstance(node, exp.Identifier) or isinstance(parent, exp.Placeholder):
         return

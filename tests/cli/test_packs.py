@@ -1,0 +1,26 @@
+"""``privkit packs`` and ``privkit ages``: which rules on children there are, and whether what is stored follows them."""
+
+from __future__ import annotations
+
+from tests.cli.program import Project
+
+
+def test_packs_are_listed_with_their_days_and_sources_without_an_application(project: Project) -> None:
+    (project.folder / "pyproject.toml").unlink()
+    ended = project.run("packs")
+    assert 0 == ended.code
+    assert "coppa as of 2026-11-25; rules on children: 1" in ended.out
+    assert "16 CFR 312.2" in ended.out
+    assert "uncertain, the stricter holds: PL, SI, NO" in ended.out
+
+
+def test_ages_that_are_not_as_the_policy_gives_are_counted_then_stored(project: Project) -> None:
+    assert 0 == project.run("ages").code
+    project.sql("UPDATE riders SET privkit_adult_on = NULL")
+    before = project.run("ages")
+    assert 1 == before.code
+    stored = project.run("ages", "--store")
+    assert 0 == stored.code
+    assert "riders" in stored.out
+    assert 0 == project.run("ages").code
+    assert [] == project.sql("SELECT id FROM riders WHERE privkit_adult_on IS NULL AND born IS NOT NULL")
