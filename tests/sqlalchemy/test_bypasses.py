@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import pytest
 from sqlalchemy import DDL, ForeignKeyConstraint, create_engine, delete, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship, with_loader_criteria
 from sqlalchemy.sql.functions import Function
 
 from privkit import (
@@ -25,7 +25,7 @@ from privkit import (
     not_personal,
     owned_by,
 )
-from privkit.errors import ConsentRequired, LedgerError, NotProtectedError, PlanError
+from privkit.errors import ConsentRequired, LedgerError, NotProtectedError, PlanError, PurposeError
 from privkit.location import cell
 from privkit.retention import Plan
 from tests.databases import raw_rows
@@ -283,3 +283,15 @@ def test_a_change_of_the_schema_is_none_of_the_gates_business(service: RideServi
         connection.execute(DDL("CREATE TABLE elsewhere (id INTEGER)"))
         connection.execute(DDL("ALTER TABLE elsewhere ADD COLUMN other INTEGER"))
         connection.execute(DDL("DROP TABLE elsewhere"))
+
+
+def test_a_criterion_of_the_application_s_own_uses_the_fields_that_it_names(service: RideService) -> None:
+    service.sign_up(rider(1, name="One"))
+    criterion = with_loader_criteria(Rider, Rider.name == "One")
+    counted = select(func.count()).select_from(Rider)
+    with service.privacy.purpose("account"), Session(service.engine) as session:
+        assert session.scalar(counted.options(criterion)) == 1
+    with service.privacy.purpose("pickup"), Session(service.engine) as session:
+        assert session.scalar(counted) == 1
+        with pytest.raises(PurposeError):
+            session.scalar(counted.options(criterion))

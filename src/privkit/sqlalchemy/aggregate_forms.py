@@ -30,8 +30,7 @@ from sqlalchemy.sql.elements import (
 from sqlalchemy.sql.functions import Function
 from sqlalchemy.sql.selectable import Alias, FromGrouping, Join
 
-from privkit.sqlalchemy.criteria import VisibleRows
-from privkit.sqlalchemy.facts import CRITERION
+from privkit.sqlalchemy.facts import keeps_hidden
 from privkit.sqlalchemy.types import TRUSTED, original
 
 _AGGREGATES = frozenset({"count", "sum", "avg"})
@@ -88,7 +87,7 @@ def _is_star(aggregate: Any) -> bool:
 
 def is_condition(clause: Any, operand: Callable[[Any], bool]) -> bool:
     """Whether it compares an ``operand`` with values or another one, or joins such comparisons."""
-    if _keeps_hidden(clause) or _is_compared(clause, operand):
+    if keeps_hidden(clause) or _is_compared(clause, operand):
         return True
     if isinstance(clause, Grouping) or (isinstance(clause, UnaryExpression) and clause.operator in _NEGATIONS):
         return is_condition(clause.element, operand)
@@ -113,14 +112,9 @@ def _is_compared(clause: Any, operand: Callable[[Any], bool]) -> bool:
     return False
 
 
-def _keeps_hidden(clause: Any) -> bool:
-    """Whether it is privkit's criterion of hidden rows, and not one of the application's."""
-    return isinstance(clause._annotations.get(CRITERION), VisibleRows)
-
-
 def follows_keys(clause: Any) -> bool:
     """Whether a join's condition equates foreign keys with what they refer to, and nothing else."""
-    if _keeps_hidden(clause):
+    if keeps_hidden(clause):
         return True
     if isinstance(clause, Grouping):
         return follows_keys(clause.element)

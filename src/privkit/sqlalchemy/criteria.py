@@ -23,7 +23,7 @@ from privkit.consent.age import cautious_today
 from privkit.errors import StatementRefused
 from privkit.sqlalchemy import children, sqltext
 from privkit.sqlalchemy.attributes import load_when_touched, not_needed
-from privkit.sqlalchemy.facts import CRITERION
+from privkit.sqlalchemy.facts import CRITERION, HidesRows
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.observations import lacks, refuse
 from privkit.sqlalchemy.pickling import StaysBehind
@@ -77,7 +77,7 @@ def _compile_mark(mark: Mark, compiler: Any, **_: Any) -> str:
     return "1 = 1"
 
 
-class VisibleRows(StaysBehind, LoaderCriteriaOption):
+class VisibleRows(HidesRows, StaysBehind, LoaderCriteriaOption):
     """What with_loader_criteria() makes, to be told from the application's own."""
 
     _traverse_internals = LoaderCriteriaOption._traverse_internals
@@ -166,7 +166,7 @@ def _refreshing(guard: Guard, scope: purposes.Scope | None, statement: Any, stat
         if isinstance(table, Table) and table in criteria_for(guard, scope).tables:
             condition = row_visible(guard, table, table, scope)
             assert condition is not None
-            statement = statement.where(condition._annotate({CRITERION: True}))
+            statement = statement.where(condition._annotate({CRITERION: HidesRows()}))
     return statement
 
 

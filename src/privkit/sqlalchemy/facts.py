@@ -40,6 +40,18 @@ from privkit.sqlalchemy.types import COPIED, COVERED, Guarded, field_of, origina
 CRITERION = "for_loader_criteria"
 """SQLAlchemy's annotation of criteria that with_loader_criteria() added, which it keeps when it adapts them."""
 
+
+class HidesRows:
+    """What the annotation holds where the criterion is privkit's own, to be told from the application's."""
+
+    __slots__ = ()
+
+
+def keeps_hidden(clause: Any) -> bool:
+    """Whether it is privkit's criterion of hidden rows; what the application's own names, it uses."""
+    return isinstance(getattr(clause, "_annotations", {}).get(CRITERION), HidesRows)
+
+
 _ORDINARY = frozenset(_registry["_default"]) | {"abs", "avg", "length", "lower", "round", "substr", "trim", "upper"}
 _RETURNED = ("_returning", "_supplemental_returning", "_return_defaults_columns")
 _LISTED = ("_raw_columns", "_from_obj", "_correlate", "_correlate_except")
@@ -124,8 +136,7 @@ def _walk(statement: Any, facts: Facts, *, spell_out: bool) -> None:
     seen: set[tuple[int, _Place]] = set()
     while stack:
         node, place = stack.pop()
-        annotations = getattr(node, "_annotations", ())
-        if CRITERION in annotations or COPIED in annotations:
+        if COPIED in getattr(node, "_annotations", ()) or keeps_hidden(node):
             continue
         if isinstance(node, ColumnClause) and node.table is not None:
             _note_column(node, facts, place)

@@ -210,7 +210,7 @@ def covered(column: ColumnElement[Any]) -> ColumnElement[Any]:
 
 
 COPIED = "privkit_copied"
-"""Annotation of what is no use of its value: an upsert writes it back or knows its row by it, or persons are counted."""
+"""Annotation of what is no use of its value: an upsert writes it back or knows its row by it; persons are counted."""
 
 
 def copied(column: ColumnElement[Any]) -> ColumnElement[Any]:
