@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,16 @@ def test_a_suspended_generator_does_not_leave_its_purpose_to_its_caller(privacy:
     generator.close()
     assert names() == ()
     assert seen == [("pickup",), ("account",)]  # resumed inside a block, it works under that block
+
+
+def test_nor_does_a_generator_that_opens_it_through_an_exit_stack(privacy: Privacy) -> None:
+    def rides() -> Iterator[tuple[str, ...]]:
+        with ExitStack() as stack:
+            stack.enter_context(privacy.purpose("pickup"))
+            yield names()
+
+    for inside in rides():
+        assert (("pickup",), ()) == (inside, names())
 
 
 async def test_a_suspended_async_generator_does_not_either(privacy: Privacy) -> None:

@@ -43,6 +43,7 @@ KINDS = frozenset(
         "run_ended",
         "run_started",
         "unchecked",
+        "vacuumed",
     }
 )
 """What a line can be about."""

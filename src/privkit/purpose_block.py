@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, TypeVar, cast
 
 from privkit.errors import MappingError
@@ -21,9 +23,7 @@ class PurposeBlock:
         self._scope = scope
 
     def __enter__(self) -> Scope:
-        frame = sys._getframe(1)
-        suspendable = frame.f_code.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR)
-        return enter(self._scope(), self, frame if suspendable else None).scope
+        return enter(self._scope(), self, generator_around(sys._getframe(1))).scope
 
     def __exit__(self, *exc_info: object) -> None:
         leave(entered(self))
@@ -57,3 +57,11 @@ class PurposeBlock:
                 return function(*args, **kwargs)
 
         return cast(_Callable, call)
+
+
+def generator_around(frame: FrameType | None) -> FrameType | None:
+    """Return the generator that a block stands in, at once or by an ExitStack of its own; None: it stands in none."""
+    while frame is not None and frame.f_code.co_filename == contextlib.__file__:
+        frame = frame.f_back
+    suspendable = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+    return frame if frame is not None and frame.f_code.co_flags & suspendable else None

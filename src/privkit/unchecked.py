@@ -6,8 +6,6 @@ executor, and whoever called a generator that waits inside one, are not in it.
 
 from __future__ import annotations
 
-import contextlib
-import inspect
 import secrets
 import sys
 import threading
@@ -17,6 +15,7 @@ from typing import Any
 
 from privkit.errors import InvalidValue
 from privkit.ledger import LONGEST_TEXT
+from privkit.purpose_block import generator_around
 
 
 class Unchecked:
@@ -69,7 +68,7 @@ class UncheckedBlock:
         self._entries: list[Unchecked] = []
 
     def __enter__(self) -> None:
-        entry = Unchecked(self, _entered.get(), _generator(sys._getframe(1)))
+        entry = Unchecked(self, _entered.get(), generator_around(sys._getframe(1)))
         self._entries.append(entry)
         _entered.set(entry)
 
@@ -86,11 +85,3 @@ class UncheckedBlock:
         while entry is not None and not (entry.open and entry.block is self):
             entry = entry.parent
         return entry
-
-
-def _generator(frame: FrameType | None) -> FrameType | None:
-    """The generator that a block stands in, at once or by an ExitStack of its own; None: it does not stand in one."""
-    while frame is not None and frame.f_code.co_filename == contextlib.__file__:
-        frame = frame.f_back
-    suspendable = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
-    return frame if frame is not None and frame.f_code.co_flags & suspendable else None

@@ -1,4 +1,4 @@
-"""``privkit packs`` and ``privkit ages``: which rules on children there are, and whether what is stored follows them."""
+"""``privkit packs`` and ``privkit ages``: the rules on children, and whether what is stored follows them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def test_packs_are_listed_with_their_days_and_sources_without_an_application(pro
 
 def test_ages_that_are_not_as_the_policy_gives_are_counted_then_stored(project: Project) -> None:
     assert 0 == project.run("ages").code
-    project.sql("UPDATE riders SET privkit_adult_on = NULL")
+    project.rows("UPDATE riders SET privkit_adult_on = NULL")
     before = project.run("ages")
     assert 1 == before.code
     stored = project.run("ages", "--store")
     assert 0 == stored.code
     assert "riders" in stored.out
     assert 0 == project.run("ages").code
-    assert [] == project.sql("SELECT id FROM riders WHERE privkit_adult_on IS NULL AND born IS NOT NULL")
+    assert [] == project.rows("SELECT id FROM riders WHERE privkit_adult_on IS NULL AND born IS NOT NULL")

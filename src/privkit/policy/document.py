@@ -30,7 +30,10 @@ from privkit.policy.sections import SECTIONS, Layer, merge, read_keep, read_sect
 PURPOSE = {"description": '"..."', "legal_basis": "contract", "keep": "{for: P30D, after: account_closed}"}
 _NEW_PURPOSE = f"{{account: {{{', '.join(f'{key}: {value}' for key, value in PURPOSE.items())}}}}}"
 _TOP = {"privkit": "1", "purposes": _NEW_PURPOSE}
-_TOP_OPTIONAL = ("extends", "controller", "enforcement", "keys", "naive_datetimes", "recipients", "runs", *SECTIONS)
+_TOP_OPTIONAL = (
+    *("extends", "controller", "enforcement", "keys", "backups", "naive_datetimes", "recipients", "runs"),
+    *SECTIONS,
+)
 _CONTROLLER = ("contact", "representative", "data_protection_officer", "address")
 _LARGEST_MINIMUM = 1000
 _RECIPIENT = {"regions": "[eu-west-1]", "purposes": "[...]"}
@@ -72,6 +75,7 @@ def _read(path: Path, node: Node, folder: Path, problems: list[Problem]) -> Poli
     naive_datetimes = found.choice("naive_datetimes", ("UTC",))
     keys = found.table("keys", {"roll": "P90D"})
     key_roll = keys.period("roll") if keys is not None else None
+    backups = found.period("backups")
     runs = found.table("runs", {"largest_share": str(LARGEST_SHARE)})
     share = runs.integer("largest_share", 1, 100) if runs is not None else None
     default_age = rules.default_age or _no_default(reading)
@@ -97,6 +101,7 @@ def _read(path: Path, node: Node, folder: Path, problems: list[Problem]) -> Poli
         child_rules=rules.child_rules,
         offered_in=rules.offered_in,
         largest_share=share or LARGEST_SHARE,
+        backups=backups,
     )
 
 

@@ -154,7 +154,8 @@ class Policy:
     is to run, which makes destroyed keys final; None: nobody said. ``enforced_otherwise``: the tables that are not
     as ``enforcement`` says, each with what holds for it. ``ages``: by place, each from its day on. ``offered_in``: the
     countries that a data subject of unknown country may be of; empty: any. ``largest_share``: how many per cent of a
-    table one run may destroy without its number being named.
+    table one run may destroy without its number being named. ``backups``: how long backups, snapshots and archived logs
+    of the database are kept; None: nobody said.
     """
 
     path: str
@@ -176,6 +177,7 @@ class Policy:
     child_rules: Mapping[str, ChildRule] = field(default_factory=dict)
     offered_in: tuple[str, ...] = ()
     largest_share: int = LARGEST_SHARE
+    backups: Period | None = None
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:

@@ -91,12 +91,12 @@ class _Planner:
         if self.under is not None and len(keys) == found <= commitment.LIMIT and _committed(target):
             fingerprints = commitment.write(commitment.fingerprints(keys, self.under))
         blocked = due.blocked(self.guard, target.table, self.now) if target.field is None else None
-        held = _held(self.guard, target, self.now)
+        under_hold = held(self.guard, target, self.now)
         return replace(
             step,
             due=found,
             blocked=count(self.connection, target, blocked) if blocked is not None else 0,
-            held=count(self.connection, target, held) if held is not None else 0,
+            held=count(self.connection, target, under_hold) if under_hold is not None else 0,
             total=self._total(target),
             cascades=tuple(self._cascades(target.table, predicate)) if target.field is None and found else (),
             seconds=round(found / self.rate, 3),
@@ -182,15 +182,15 @@ def technique(target: Target) -> str:
     return label(target.technique) if target.divided is None else "destroy the epoch's key"
 
 
-def _held(guard: Guard, target: Target, now: Callable[[], datetime]) -> ColumnElement[bool] | None:
-    """SQL for what has ended, is still there, and is under a hold."""
+def held(guard: Guard, target: Target, now: Callable[[], datetime]) -> ColumnElement[bool] | None:
+    """Return SQL for what has ended, is still there, and is under a hold."""
     if target.divided is not None:
         table = target.divided.table
         assert isinstance(table, Table)
         assert target.rule is not None
         living = due.not_done(Target(table, target.divided, target.rule))
-        held = and_(living, holds.held(guard, table, table, now))
-        return and_(*epochs.over(guard, target.rule, now), epochs.any_row(guard, target.rule, table, held))
+        waiting = and_(living, holds.held(guard, table, table, now))
+        return and_(*epochs.over(guard, target.rule, now), epochs.any_row(guard, target.rule, table, waiting))
     keeps = target.keeps if target.column is not None else due.row_keeps(guard, target.table)
     ended = all_passed(guard, target.table, target.table, list(keeps.values()), now)
     if ended is None:

@@ -142,19 +142,30 @@ def in_deletion_order(guard: Guard) -> list[Table]:
 
 def due(guard: Guard, target: Target, now: Now) -> ColumnElement[bool] | None:
     """Return SQL that is true for what is due and not yet done; None: it is kept for ever."""
+    found = parts(guard, target, now)
+    if found is None:
+        return None
+    ended, whole = found
+    return ended if whole is None else and_(ended, not_(func.coalesce(whole, literal(False))))
+
+
+def parts(guard: Guard, target: Target, now: Now) -> tuple[ColumnElement[bool], ColumnElement[bool] | None] | None:
+    """Return what ``due`` is made of: that it has ended, and for a field, that its row goes as a whole instead.
+
+    On the same rows, each stays true as time goes on. None: it is kept for ever.
+    """
     table = target.table
     if target.divided is not None:
-        return _epochs_due(guard, target, target.divided, now)
+        return _epochs_due(guard, target, target.divided, now), None
     if target.column is None:
-        return deletable(guard, table, now)
+        whole = deletable(guard, table, now)
+        return None if whole is None else (whole, None)
     ended = all_passed(guard, table, table, list(target.keeps.values()), now)
     if ended is None:
         return None
     found = and_(ended, not_done(target), not_(holds.held(guard, table, table, now)))
-    if guard.tables[table].model.expire_row is not None:
-        whole = deletable(guard, table, now)
-        found = found if whole is None else and_(found, not_(func.coalesce(whole, literal(False))))
-    return found
+    by_row = guard.tables[table].model.expire_row is not None
+    return found, deletable(guard, table, now) if by_row else None
 
 
 def _epochs_due(guard: Guard, target: Target, column: Column[Any], now: Now) -> ColumnElement[bool]:

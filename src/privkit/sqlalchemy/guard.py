@@ -157,7 +157,7 @@ class Guard:
                 for other in pairs.pair(each.mapper.columns[name]) or ():
                     assert isinstance(other.type, Guarded)
                     other.type.decide(self, sealed=self.rules[field.id].sealed)
-            self._check_epochs(each)
+            self.check_epochs(each)
         self.tables = {}
         for each in sorted(classes.values(), key=lambda each: len(each.mapper.class_.__mro__)):
             self.tables.setdefault(each.table, each)
@@ -167,7 +167,7 @@ class Guard:
         self.version += 1
         self._declarations = mapping.declarations
 
-    def _check_epochs(self, each: Protected) -> None:
+    def check_epochs(self, each: Protected) -> None:
         """An epoch is decided when a row is written, so its event has to be a time in the same row."""
         for name, field in each.model.fields.items():
             found = self.rules[field.id].epochs

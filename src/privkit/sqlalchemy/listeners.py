@@ -22,6 +22,7 @@ from privkit.sqlalchemy import (
     epochs,
     ledger,
     observations,
+    physical,
     read_gate,
     silence,
     upserts,
@@ -71,6 +72,7 @@ def protect(guard: Guard, engine: Engine | AsyncEngine) -> None:
 def engine_connect(connection: Connection) -> None:
     """An engine that ``execution_options`` made of this one logs for itself."""
     silence.quieten(connection.engine)
+    physical.overwrite(connection)
 
 
 def meet_outside(connection: Connection) -> None:

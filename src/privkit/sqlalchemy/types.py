@@ -189,8 +189,8 @@ class ExpiringOperators:
     def operate(self, op: Any, *other: Any, **kwargs: Any) -> ColumnElement[Any]:
         found: ColumnElement[Any] = super().operate(op, *other, **kwargs)  # type: ignore[misc]
         compares = isinstance(found.type, Boolean) or op in _BETWEEN
-        if not compares or COVERED in self.expr._annotations:
-            return found
+        if not compares or COVERED in self.expr._annotations or isinstance(self.expr, BindParameter):
+            return found  # a parameter has no row; SQLAlchemy compares two to look one up
         if op in (operators.eq, operators.ne) and _may_be_listed(other[0]):
             return found  # so SQLAlchemy looks a column up in a list
         return while_readable(op(covered(self.expr), *other, **kwargs), self.expr, self.type)
