@@ -14,6 +14,7 @@
     ├── KeyringError           a keyring that is missing, unreadable or too open
     ├── InvalidValue           a value outside its domain (a latitude of 91)
     ├── PlanError              a plan that no longer describes the database
+    ├── RunError               a run that left something which was due
     ├── MigrationError         a migration step that would lose or expose personal data
     ├── ClockError             a clock that cannot be trusted
     ├── LedgerError            a broken chain
@@ -122,6 +123,12 @@ class PlanError(PrivkitError):
     """A plan cannot be made, or no longer describes this policy and database."""
 
     code = "PK601"
+
+
+class RunError(PrivkitError):
+    """A scheduled run left values or rows that were due: they failed, or it ended early."""
+
+    code = "PK604"
 
 
 class MigrationError(PrivkitError):

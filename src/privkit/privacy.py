@@ -22,7 +22,7 @@ from privkit.policy import Policy
 from privkit.purpose_block import PurposeBlock
 from privkit.retention import Limits, Plan, Run
 from privkit.retention.batches import Progress
-from privkit.sqlalchemy import Guard, adoption, holds, ledger, mapping, observations, protect, reseal, rewrap, scan
+from privkit.sqlalchemy import Guard, adoption, ledger, mapping, observations, protect, reseal, rewrap, scan
 from privkit.sqlalchemy.adoption import Adoption, Moved
 from privkit.sqlalchemy.adoption import Progress as Sealing
 from privkit.sqlalchemy.ages import Ages, count_ages
@@ -30,12 +30,12 @@ from privkit.sqlalchemy.consents import ConsentLedger
 from privkit.sqlalchemy.documents import TableKeys
 from privkit.sqlalchemy.explain import Explanation, explain
 from privkit.sqlalchemy.observations import Observation
-from privkit.sqlalchemy.registry import guard_of
 from privkit.sqlalchemy.reseal import Resealed
 from privkit.sqlalchemy.rewrap import KeyStatus, Rotation
 from privkit.sqlalchemy.states import FieldState, field_state
 from privkit.sqlalchemy.visibility import live
-from privkit.subjects import Erasure, Replay
+from privkit.subjects import Replay
+from privkit.subjects.holding import Holding
 from privkit.unchecked import UncheckedBlock
 
 if TYPE_CHECKING:  # whoever seals no documents need not import pydantic
@@ -44,7 +44,7 @@ if TYPE_CHECKING:  # whoever seals no documents need not import pydantic
 _Model = TypeVar("_Model", bound="PersonalModel")
 
 
-class Privacy:
+class Privacy(Holding):
     """A policy, the models it governs and the keys that seal them.
 
     ``policy``: a path or a ``Policy``. ``models``: a declarative base, a mapped class, a registry, or several.
@@ -110,15 +110,6 @@ class Privacy:
             "They are sealed under the keys of data subjects, which are in one database.",
             "Name it: privacy.document(Model, keys=create_engine(url)).",
         )
-
-    def _ours(self, engine: Engine) -> None:
-        """Protect an engine that an administrative call was given, unless it is protected."""
-        if isinstance(engine, AsyncEngine):
-            raise NotProtectedError(
-                "A run works on a plain Engine.", "", "Give it create_engine(url) for the same database."
-            )
-        if guard_of(engine.dialect) is not self.guard:
-            protect(self.guard, engine)
 
     def purpose(self, *names: str) -> PurposeBlock:
         """Work for a purpose: ``with privacy.purpose("pickup"):``, or as a decorator of a function or coroutine.
@@ -201,12 +192,14 @@ class Privacy:
         limits: Limits | None = None,
         progress: Progress | None = None,
         yes_this_many: int | None = None,
+        vacuum: bool = False,
     ) -> Run:
         """Execute exactly ``plan``, up to ``batch`` rows a transaction. May be killed and run again, and in parallel.
 
-        ``workers``: threads that share it, on PostgreSQL. ``limits``: what it keeps to, and what ends it early. Raises
-        PlanError, with what differs, for a plan that is out of date; and for one that destroys a large share of a
-        table (the policy's ``runs.largest_share``), unless ``yes_this_many`` is its number of values and rows.
+        ``workers``: threads that share it, on PostgreSQL. ``limits``: what it keeps to, and what ends it early.
+        ``vacuum``: run VACUUM afterwards, on SQLite of the whole file. Raises PlanError, with what differs, for a plan
+        that is out of date; and for one that destroys a large share of a table (the policy's ``runs.largest_share``),
+        unless ``yes_this_many`` is its number of values and rows.
         """
         self._ours(engine)
         return retention.purge(
@@ -218,28 +211,8 @@ class Privacy:
             limits=limits,
             progress=progress,
             yes_this_many=yes_this_many,
+            vacuum=vacuum,
         )
-
-    def hold(
-        self,
-        engine: Engine,
-        *,
-        reason: str,
-        by: str,
-        subject: bytes | None = None,
-        table: str | None = None,
-        until: datetime | None = None,
-    ) -> int:
-        """Keep a data subject's rows, or a table's, from every run until released or ``until``. Returns its id."""
-        self._ours(engine)
-        with engine.begin() as connection:
-            return holds.place(connection, self.guard, reason=reason, by=by, subject=subject, table=table, until=until)
-
-    def release(self, engine: Engine, hold: int, *, by: str) -> None:
-        """End a hold; what it deferred is due again at once."""
-        self._ours(engine)
-        with engine.begin() as connection:
-            holds.release(connection, self.guard, hold, by=by)
 
     def rotate_keys(self, *engines: Engine, batch: int = 1000, progress: rewrap.Progress | None = None) -> Rotation:
         """Wrap every living key of the databases under a new master generation. Raises KeyringError."""
@@ -314,14 +287,6 @@ class Privacy:
         """Count the rows whose day of age is not what the policy gives now; with ``store``, set it."""
         self._ours(engine)
         return count_ages(self.guard, engine, store=store, batch=batch)
-
-    def erase(self, engine: Engine, subject: object, *, by: str) -> Erasure:
-        """Erase a data subject: a mapped object, or a 16-byte key id. ``by``: who asked for it.
-
-        Raises PlanError, and erases nothing, under a hold.
-        """
-        self._ours(engine)
-        return subjects.erase(self.guard, engine, subject, by=by)
 
     def replay(self, engine: Engine, *, batch: int = 1000, progress: Progress | None = None) -> Replay:
         """After a restore: do again what was erased, withdrawn and held since the backup, and purge. May be killed.

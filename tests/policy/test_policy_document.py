@@ -381,6 +381,7 @@ def test_the_place_of_the_file_does_not_change_the_digest(tmp_path, load_text):
         SMALL + "recipients: {m: {regions: [r], purposes: [pickup]}}\n",
         SMALL + "child: {default_age: 18}\n",
         SMALL + "controller: {name: Rides Ltd}\n",
+        SMALL + "backups: P35D\n",
     ],
 )
 def test_every_rule_changes_the_digest(load_text, changed):

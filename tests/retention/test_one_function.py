@@ -12,7 +12,7 @@ from privkit.errors import MappingError
 from privkit.lifetime import Status
 from privkit.sqlalchemy import holds
 from privkit.sqlalchemy.states import lifetime_of
-from tests.sqlalchemy.rides import SIGN_UP, START, Rider, RideService, rider
+from tests.sqlalchemy.rides import SIGN_UP, START, UNTIL, Rider, RideService, rider
 
 EDGES = [
     datetime(2024, 1, 31, 12),
@@ -67,7 +67,7 @@ def test_a_field_s_state_names_the_rule_and_the_instant_it_changes(service: Ride
 def test_a_held_field_is_restricted_by_the_hold(service: RideService) -> None:
     service.sign_up(rider(1, closed_at=datetime(2020, 1, 1), trips=[]))
     with service.engine.begin() as connection:
-        holds.place(connection, service.guard, reason="claim", by="legal", table="riders")
+        holds.place(connection, service.guard, reason="claim", by="legal", until=UNTIL, table="riders")
     with Session(service.engine) as session:
         held = service.privacy.state(session.get_one(Rider, 1), "name")
     assert (held.word, held.rule) == ("restricted", "hold")

@@ -20,7 +20,7 @@ from privkit.sqlalchemy import holds, ledger
 from tests.databases import raw_rows
 from tests.retention.contacts import LONG_AGO, NOW, POLICY, contacts, store
 from tests.retention.fleet import fleet
-from tests.sqlalchemy.rides import START, Rider, RideService, rider
+from tests.sqlalchemy.rides import START, UNTIL, Rider, RideService, rider
 
 PHONES = "SELECT count(phone), count(fax) FROM contacts"
 
@@ -45,7 +45,7 @@ def test_a_step_counts_what_is_due_held_and_in_its_table(service: RideService) -
     service.sign_up(*(rider(number, closed_at=LONG_AGO, trips=[]) for number in (1, 2, 3)), rider(4, trips=[]))
     with service.engine.begin() as connection:
         (key,) = connection.execute(select(Rider.__table__.c.privkit_key).where(Rider.id == 1)).one()
-        holds.place(connection, service.guard, reason="claim", by="legal", subject=bytes(key))
+        holds.place(connection, service.guard, reason="claim", by="legal", until=UNTIL, subject=bytes(key))
     step = by_name(service.privacy.plan(service.engine))["riders.home"]
     assert (step.due, step.held, step.blocked, step.total) == (2, 1, 0, 4)
     assert step.share == 0.5
@@ -247,7 +247,7 @@ def test_more_rows_than_planned_are_refused_with_their_number_also_when_others_w
 def test_a_hold_that_was_released_since_makes_a_plan_stale(service: RideService) -> None:
     service.sign_up(rider(1, closed_at=LONG_AGO, trips=[]), rider(2, closed_at=LONG_AGO, trips=[]))
     with service.engine.begin() as connection:
-        hold = holds.place(connection, service.guard, reason="claim", by="legal", table="riders")
+        hold = holds.place(connection, service.guard, reason="claim", by="legal", until=UNTIL, table="riders")
     plan = service.privacy.plan(service.engine)
     with service.engine.begin() as connection:
         holds.release(connection, service.guard, hold, by="legal")

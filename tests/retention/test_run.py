@@ -22,7 +22,7 @@ from privkit.errors import InvalidValue, KeyringError, PlanError
 from privkit.retention import Plan, Run
 from privkit.sqlalchemy import holds, ledger
 from tests.databases import raw_rows
-from tests.sqlalchemy.rides import SIGN_UP, START, Clock, Rider, RideService, Trip, ride_service, rider
+from tests.sqlalchemy.rides import SIGN_UP, START, UNTIL, Clock, Rider, RideService, Trip, ride_service, rider
 
 ROOT = Path(__file__).resolve().parents[2]
 STATE = """
@@ -205,7 +205,7 @@ def test_a_held_subject_survives_the_run_and_is_due_again_once_released(service:
     service.sign_up(rider(1, closed_at=datetime(2020, 1, 1)), rider(2, closed_at=datetime(2020, 1, 1)))
     with service.engine.begin() as connection:
         (key,) = connection.execute(select(Rider.__table__.c.privkit_key).where(Rider.id == 1)).one()
-        hold = holds.place(connection, service.guard, reason="claim 12", by="legal", subject=bytes(key))
+        hold = holds.place(connection, service.guard, reason="claim 12", by="legal", until=UNTIL, subject=bytes(key))
     before = plan_of(service).due
     run = purge(service)
     assert run.ok

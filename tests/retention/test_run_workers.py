@@ -21,7 +21,7 @@ from privkit.retention.retry import Retry
 from privkit.sqlalchemy import holds, ledger
 from tests.databases import raw_rows
 from tests.retention.test_run import counted, plan_of, seed, state
-from tests.sqlalchemy.rides import Clock, RideService, ride_service, rider
+from tests.sqlalchemy.rides import UNTIL, Clock, RideService, ride_service, rider
 
 LONG_AGO = datetime(2020, 1, 1)
 
@@ -59,7 +59,7 @@ def run(service: RideService, plan: Plan | None = None, **how: Any) -> Run:
 def place_hold(service: RideService, rider_id: int) -> None:
     ((key,),) = raw_rows(str(service.engine.url), f"SELECT privkit_key FROM riders WHERE id = {rider_id}")
     with internally(), service.engine.begin() as connection:
-        holds.place(connection, service.guard, reason="claim 12", by="legal", subject=bytes(key))
+        holds.place(connection, service.guard, reason="claim 12", by="legal", until=UNTIL, subject=bytes(key))
 
 
 def test_b13_four_workers_do_each_row_once(shared: RideService) -> None:

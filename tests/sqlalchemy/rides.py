@@ -35,6 +35,8 @@ from privkit.sqlalchemy import Guard
 
 POLICY = Path(__file__).resolve().parents[2] / "policies" / "rides.yaml"
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
+UNTIL = datetime(2099, 1, 1, tzinfo=UTC)
+"""When holds end that are to outlast a test."""
 SIGN_UP = ("account", "receipts", "age_check", "pickup", "demand_map", "navigation")
 """All purposes that collect something, as in a sign-up form."""
 

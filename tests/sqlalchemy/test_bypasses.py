@@ -29,7 +29,7 @@ from privkit.errors import ConsentRequired, LedgerError, NotProtectedError, Plan
 from privkit.location import cell
 from privkit.retention import Plan
 from tests.databases import raw_rows
-from tests.sqlalchemy.rides import SIGN_UP, Clock, Rider, RideService, Trip, ride_service, rider
+from tests.sqlalchemy.rides import SIGN_UP, UNTIL, Clock, Rider, RideService, Trip, ride_service, rider
 
 POLICY = """
 privkit: 1
@@ -227,7 +227,7 @@ def test_what_destroys_or_holds_needs_transactions(sqlite_url: str, tmp_path: Pa
         lambda: privacy.erase(loose, key_id, by="ada"),
         lambda: privacy.reseal(loose, subject=key_id),
         lambda: privacy.roll_keys(loose),
-        lambda: privacy.hold(loose, reason="case", by="ada", table="riders"),
+        lambda: privacy.hold(loose, reason="case", by="ada", table="riders", until=UNTIL),
     ]
     for call in calls:
         with pytest.raises(LedgerError, match="AUTOCOMMIT"):

@@ -28,7 +28,7 @@ from privkit.errors import (
 from privkit.sqlalchemy import consents, ledger
 from privkit.sqlalchemy.consents import ConsentLedger
 from tests.databases import raw_rows
-from tests.sqlalchemy.rides import SIGN_UP, Clock, Rider, RideService, Trip, rider
+from tests.sqlalchemy.rides import SIGN_UP, UNTIL, Clock, Rider, RideService, Trip, rider
 
 CHILD, ADULT, UNKNOWN = 1, 2, 3
 GUARDIAN = "Augusta Byron, g-17"
@@ -397,7 +397,9 @@ def test_e21_privkit_s_own_refusals_show_names_and_counts_and_never_a_value(serv
     with pytest.raises(PlanError) as stale:
         service.privacy.purge(service.engine, plan)
     with pytest.raises(InvalidValue) as unheld:
-        service.privacy.hold(service.engine, reason="Planted Name", by="planted@mail.example", table="Planted Name")
+        service.privacy.hold(
+            service.engine, reason="Planted Name", by="planted@mail.example", table="Planted Name", until=UNTIL
+        )
     with pytest.raises(KeyringError) as unrolled:
         service.privacy.reseal(service.engine, subject=b"planted planted.")
 

@@ -20,7 +20,7 @@ from privkit.purposes import internally
 from privkit.sqlalchemy import destroy
 from tests.databases import raw_rows
 from tests.sqlalchemy.restored import backup
-from tests.sqlalchemy.rides import Clock, RideService
+from tests.sqlalchemy.rides import UNTIL, Clock, RideService
 from tests.sqlalchemy.tracks import PLACE, POLICY, SPOT, START, Position, track_service
 
 DAY = timedelta(days=1)
@@ -362,7 +362,7 @@ def test_a_held_value_keeps_its_epoch_and_lets_the_others_go(tracks: RideService
     record(tracks, START + DAY, carrier=2)
     ((key,),) = raw_rows(str_url(tracks), "SELECT privkit_key FROM carriers WHERE id = 1")
     reach = {"subject": bytes(key)} if hold == "subject" else {"table": "positions"}
-    placed = tracks.privacy.hold(tracks.engine, reason="dispute", by="counsel", **reach)
+    placed = tracks.privacy.hold(tracks.engine, reason="dispute", by="counsel", until=UNTIL, **reach)
     clock.now = START + 40 * DAY
 
     tracks.privacy.purge(tracks.engine, tracks.privacy.plan(tracks.engine))
@@ -375,7 +375,7 @@ def test_a_held_value_keeps_its_epoch_and_lets_the_others_go(tracks: RideService
 
 def test_a_naive_event_column_is_compared_in_utc_in_every_session_zone(tracks: RideService, clock: Clock) -> None:
     record(tracks, START.replace(hour=0), START.replace(hour=23))
-    tracks.privacy.hold(tracks.engine, reason="dispute", by="counsel", table="positions")
+    tracks.privacy.hold(tracks.engine, reason="dispute", by="counsel", until=UNTIL, table="positions")
     clock.now = START + 40 * DAY
     if "postgresql" in str_url(tracks):
 

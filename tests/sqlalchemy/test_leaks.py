@@ -49,7 +49,7 @@ from privkit import (
     not_personal,
 )
 from tests.databases import raw_rows
-from tests.sqlalchemy.rides import Clock
+from tests.sqlalchemy.rides import UNTIL, Clock
 
 SOURCE = str(Path(privkit.__file__).parent)
 POLICY = """\
@@ -495,7 +495,7 @@ def test_plans_runs_reports_and_the_ledger_hold_no_value(office: Office) -> None
     with office.privacy.purpose("serve"), Session(office.engine) as session:
         session.get_one(Patron, 1).closed_at = datetime(2026, 1, 2)
         session.commit()
-    held = office.privacy.hold(office.engine, reason="a dispute", by="legal", table="patrons")
+    held = office.privacy.hold(office.engine, reason="a dispute", by="legal", table="patrons", until=UNTIL)
     office.privacy.release(office.engine, held, by="legal")
     office.clock.now += timedelta(days=60)
     plan = office.privacy.plan(office.engine)

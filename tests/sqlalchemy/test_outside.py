@@ -27,7 +27,7 @@ from privkit.sqlalchemy import consents, destroy, holds, ledger
 from tests.databases import raw_rows
 from tests.meta import ROOT
 from tests.sqlalchemy.restored import backup, ride_service
-from tests.sqlalchemy.rides import Rider, RideService, Trip, rider
+from tests.sqlalchemy.rides import UNTIL, Rider, RideService, Trip, rider
 
 Open = Callable[..., RideService]
 
@@ -517,7 +517,7 @@ def give(service: RideService, key: bytes, purpose: str) -> None:
 
 def place(service: RideService, **options: Any) -> int:
     with service.engine.begin() as connection:
-        return holds.place(connection, service.guard, reason="a court", by="counsel", **options)
+        return holds.place(connection, service.guard, reason="a court", by="counsel", until=UNTIL, **options)
 
 
 def test_catching_up_is_done_once_by_whoever_comes_first(opened: Open, database_url: str, copy: Path) -> None:

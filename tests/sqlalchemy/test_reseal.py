@@ -13,7 +13,7 @@ from privkit import Equality, FileKeyring, Personal, Privacy, data_subject, even
 from privkit.errors import InvalidValue, KeyringError, MappingError, PolicyError, SealedError
 from privkit.sqlalchemy import ledger
 from tests.databases import raw_rows
-from tests.sqlalchemy.rides import Rider, RideService, Trip, rider
+from tests.sqlalchemy.rides import UNTIL, Rider, RideService, Trip, rider
 
 POLICY = """
 privkit: 1
@@ -357,7 +357,7 @@ def test_holds_and_consents_follow_the_data_subject_to_the_fresh_key(service: Ri
     service.sign_up(rider(1))
     url = service.engine.url.render_as_string(hide_password=False)
     ((old,),) = raw_rows(url, "SELECT privkit_key FROM riders")
-    service.privacy.hold(service.engine, reason="case 7", by="legal", subject=bytes(old))
+    service.privacy.hold(service.engine, reason="case 7", by="legal", subject=bytes(old), until=UNTIL)
     with Session(service.engine) as session, service.privacy.purpose("account"):
         service.privacy.consent.grant(
             session, subject=session.get_one(Rider, 1), purposes={"pickup"}, guardian="g-1", method="signed_form"

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from privkit import purposes
 from privkit.errors import InvalidValue, LedgerError, MappingError, PlanError, ShreddedError
 from tests.databases import raw_rows
-from tests.sqlalchemy.rides import Clock
+from tests.sqlalchemy.rides import UNTIL, Clock
 from tests.subjects.clinic import START, Clinic, Inpatient, Patient, Visit, clinic, patient
 
 BY = "Ada Lovelace, by e-mail"
@@ -134,7 +134,7 @@ def test_e18_a_hold_refuses_an_erasure_aloud_and_nothing_is_done(place: Clinic, 
     what: dict[str, Any] = {"subject": {"subject": key}, "table": {"table": "visits"}}.get(
         where, {"subject": key, "table": "visits"}
     )
-    hold = place.privacy.hold(place.engine, reason="a court", by="counsel", **what)
+    hold = place.privacy.hold(place.engine, reason="a court", by="counsel", until=UNTIL, **what)
     before = lines(database_url)
     with pytest.raises(PlanError, match="A hold keeps"):
         place.privacy.erase(place.engine, key, by=BY)

@@ -17,6 +17,7 @@ from privkit.errors import LedgerError, ShreddedError
 from tests.databases import raw_rows
 from tests.meta import ROOT
 from tests.sqlalchemy.restored import backup
+from tests.sqlalchemy.rides import UNTIL
 from tests.subjects.clinic import Clinic, Patient, clinic, patient
 
 BY = "ada@clinic.example"
@@ -134,7 +135,7 @@ def test_a_hold_keeps_rows_from_a_replay_and_makes_it_red(place: Clinic, databas
     place.engine.dispose()
     with backup(database_url) as restore:
         place.privacy.erase(place.engine, place.key_of(1), by=BY)
-        hold = place.privacy.hold(place.engine, reason="a court", by="counsel", table="visits")
+        hold = place.privacy.hold(place.engine, reason="a court", by="counsel", until=UNTIL, table="visits")
         place.engine.dispose()
         restore()
     again = clinic(database_url, tmp_path)

@@ -145,8 +145,11 @@ def purge(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     yes_this_many: Annotated[
         int | None,
-        typer.Option(min=0, metavar="N", help="The plan's number, where it destroys a large share of a table."),
+        typer.Option(min=0, metavar="N", help="The plan's number: for a large share of a table or a far shorter rule."),
     ] = None,
+    vacuum: Annotated[
+        bool, typer.Option("--vacuum", help="Then run VACUUM (never FULL): of what changed; on SQLite, of the file.")
+    ] = False,
 ) -> None:
     """Execute exactly the plan that is shown. May be stopped at any moment and run again."""
     privacy = load_privacy(app)
@@ -163,20 +166,10 @@ def purge(
             raise typer.Exit(FOUND)
         with asked_to_end() as stop:
             limits = Limits(max_seconds=max_seconds, max_lag=max_lag, sentinel=sentinel, stop=stop)
-            how: dict[str, Any] = {"batch": batch, "workers": workers, "limits": limits}
+            how: dict[str, Any] = {"batch": batch, "workers": workers, "limits": limits, "vacuum": vacuum}
             run = purge_with_bar(errors, privacy, engine, chosen, yes_this_many=yes_this_many, **how)
     console.print(run_view(run))
     raise typer.Exit(0 if run.ok else FOUND)
-
-
-@app.command()
-def status(app: AppOption = None, url: UrlOption = None) -> None:
-    """Print the number of overdue values and rows; exit 1 when there are any."""
-    privacy = load_privacy(app)
-    with database(privacy, url) as engine:
-        due = privacy.plan(engine).due
-    say(f"overdue: {due:,}")
-    raise typer.Exit(FOUND if due else 0)
 
 
 @app.command()
@@ -246,7 +239,7 @@ def confirmed(question: str, otherwise: str) -> bool:
     return answer.strip().lower() in ("y", "yes")
 
 
-def read_instant(text: str | None) -> datetime | None:
+def read_instant(text: str | None, option: str = "--at") -> datetime | None:
     """Read an option. Raises ApplicationError for what is no instant with a zone."""
     if text is None:
         return None
@@ -254,9 +247,9 @@ def read_instant(text: str | None) -> datetime | None:
         return as_utc(datetime.fromisoformat(text))
     except (ValueError, OverflowError, PrivkitError):
         raise ApplicationError(
-            "--at is not an ISO 8601 instant with a time zone.",
+            f"{option} is not an ISO 8601 instant with a time zone.",
             "Without a zone, what is due would depend on the machine's.",
-            "Example: --at 2026-01-31T00:00:00Z",
+            f"Example: {option} 2026-01-31T00:00:00Z",
         ) from None
 
 

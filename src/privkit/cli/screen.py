@@ -29,7 +29,7 @@ from privkit.sqlalchemy.scan import Found
 def plan_view(plan: Plan) -> Group:
     """Lay a plan out: one line for each table and field with its count, and what becomes of it by which rule."""
     known = any(step.total for step in plan.steps)
-    table = _table(f"Due at {plan.as_of:%Y-%m-%d %H:%M:%S} UTC", "due", *(["share"] if known else []))
+    table = counted_table(f"Due at {plan.as_of:%Y-%m-%d %H:%M:%S} UTC", "due", *(["share"] if known else []))
     table.add_column("becomes (rule)", overflow="fold")
     for step in plan.steps:
         share = [f"{step.share:.0%}" if step.due else ""] if known else []
@@ -64,7 +64,7 @@ _ENDED = {
 
 def run_view(run: Run) -> Group:
     """Lay a run out: what was done of each step, what failed, and what is left."""
-    table = _table(f"Run {run.id}", "due", "done")
+    table = counted_table(f"Run {run.id}", "due", "done")
     notes = []
     for outcome in run.outcomes:
         name = outcome.step.name
@@ -78,7 +78,9 @@ def run_view(run: Run) -> Group:
         if outcome.error:
             notes.append(f"{name}: stopped by {outcome.error}")
     if run.done:
-        notes.append(f"sealed values: {run.finality}")
+        notes.append(f"values under destroyed keys: {run.finality}")
+    if run.physically is not None:
+        notes += [f"other values and rows: {run.physically}", *run.physically.notes]
     if run.stopped:
         notes.append(f"ended early: {_ENDED[run.stopped]}; run it again to go on")
     return Group(table, *notes, f"overdue: {run.overdue:,}")
@@ -86,7 +88,7 @@ def run_view(run: Run) -> Group:
 
 def keys_view(title: str, counts: Iterable[KeyCounts]) -> Table:
     """Lay out the keys of each key table, and how many are still under an older generation."""
-    table = _table(title, "living", "destroyed", "wrapped anew", "left", "failed")
+    table = counted_table(title, "living", "destroyed", "wrapped anew", "left", "failed")
     for each in counts:
         numbers = (each.living, each.destroyed, each.rewrapped, each.left, each.failed)
         table.add_row(each.table, *(f"{number:,}" for number in numbers))
@@ -95,7 +97,7 @@ def keys_view(title: str, counts: Iterable[KeyCounts]) -> Table:
 
 def envelopes_view(title: str, found: Iterable[Found]) -> Table:
     """Lay out the envelopes of each column, and how many are under a living, a destroyed and an unknown key."""
-    table = _table(title, "envelopes", "living key", "destroyed", "unknown")
+    table = counted_table(title, "envelopes", "living key", "destroyed", "unknown")
     for each in found:
         name = each.column if each.declared else f"{each.column} (not declared as sealed)"
         table.add_row(name, *(f"{number:,}" for number in (each.envelopes, each.living, each.destroyed, each.unknown)))
@@ -104,7 +106,7 @@ def envelopes_view(title: str, found: Iterable[Found]) -> Table:
 
 def resealed_view(made: Resealed) -> Table:
     """Lay out what became of the values of each sealed field."""
-    table = _table("Resealed", "scanned", "resealed", "left", "failed")
+    table = counted_table("Resealed", "scanned", "resealed", "left", "failed")
     for name, each in made.fields.items():
         numbers = (each.scanned, each.resealed, each.left, each.failed)
         table.add_row(name, *(f"{number:,}" for number in numbers))
@@ -113,7 +115,7 @@ def resealed_view(made: Resealed) -> Table:
 
 def adoption_view(states: Iterable[Adoption]) -> Group:
     """Lay out how far each adopted field is, and what is missing."""
-    table = _table("Adoption", "rows", "sealed", "waiting", "no value")
+    table = counted_table("Adoption", "rows", "sealed", "waiting", "no value")
     notes = []
     for each in states:
         phase = f"{each.field} ({each.phase}{f', until {each.until}' if each.until else ''})"
@@ -125,7 +127,7 @@ def adoption_view(states: Iterable[Adoption]) -> Group:
 
 def ages_view(found: Iterable[Ages]) -> Table:
     """Lay out the rows of each table of data subjects, by what is known of their age."""
-    table = _table("Ages", "rows", "unknown age", "kept as of age", "differ", "stored")
+    table = counted_table("Ages", "rows", "unknown age", "kept as of age", "differ", "stored")
     for each in found:
         numbers = (each.rows, each.unknown, each.kept, each.differ, each.stored)
         table.add_row(each.table, *(f"{number:,}" for number in numbers))
@@ -134,7 +136,7 @@ def ages_view(found: Iterable[Ages]) -> Table:
 
 def observed_view(found: Iterable[Observation]) -> Group:
     """Lay out what was counted, the most frequent first, and how much was compliant."""
-    table, compliant = _table("Observed", "count", "last"), 0
+    table, compliant = counted_table("Observed", "count", "last"), 0
     for each in sorted(found, key=lambda each: -each.count):
         if each.outcome == COMPLIANT:
             compliant += each.count
@@ -145,7 +147,7 @@ def observed_view(found: Iterable[Observation]) -> Group:
     return Group(table, f"compliant: {compliant:,} (counted where the policy observes)")
 
 
-def _table(title: str, *numbers: str) -> Table:
+def counted_table(title: str, *numbers: str) -> Table:
     """Begin a table whose numbers never break: on a narrow terminal the other columns give way."""
     table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE, pad_edge=False)
     table.add_column("what", overflow="fold")
@@ -174,6 +176,7 @@ def purge_with_bar(
     workers: int = 1,
     limits: Limits | None = None,
     yes_this_many: int | None = None,
+    vacuum: bool = False,
 ) -> Run:
     """Execute a plan behind a progress bar, where ``console`` is a terminal; elsewhere show nothing."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(20), MofNCompleteColumn())
@@ -184,6 +187,6 @@ def purge_with_bar(
             bar.update(task, advance=count, description=step.name)
 
         how: dict[str, Any] = {"batch": batch, "workers": workers, "limits": limits, "yes_this_many": yes_this_many}
-        run = privacy.purge(engine, plan, progress=advance, **how)
+        run = privacy.purge(engine, plan, progress=advance, vacuum=vacuum, **how)
         bar.update(task, description="purge")
     return run

@@ -43,6 +43,7 @@ from privkit.sqlalchemy.guard import Guard, Protected
 from privkit.sqlalchemy.index import SearchIndex
 from privkit.sqlalchemy.mapping import ADULT_COLUMN, KEY_COLUMN
 from privkit.sqlalchemy.observations import Observation
+from privkit.sqlalchemy.physical import Physical, state
 from privkit.sqlalchemy.tables import EPOCH, LEDGER, OBSERVATION
 from privkit.sqlalchemy.types import Guarded, plain_type
 
@@ -104,6 +105,9 @@ class Scan:
     epochs: dict[str, int] = field(default_factory=dict)
     """How many living epoch keys there are by field id."""
 
+    physically: Physical | None = None
+    """What is left on disks of what was destroyed last."""
+
     def has(self, column: Column[Any]) -> bool:
         """Whether the database has this column of the models."""
         return column.name in self.columns.get(place(column.table), {})
@@ -130,6 +134,8 @@ def scan(guard: Guard, bind: Engine | Connection) -> Scan:
             _count_future(guard, connection, column, found)
         _read_unchecked(connection, found)
         _count_epochs(guard, connection, found)
+        if place(guard.own_table(LEDGER)) in found.columns:
+            found.physically = state(guard, connection)
         if any(name == OBSERVATION for _, name in found.columns):
             found.observed = observations.read(connection, guard)
         return found

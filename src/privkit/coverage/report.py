@@ -79,7 +79,7 @@ class TableRow:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Where the report comes from."""
+    """Where the report comes from. ``on_disks``: what is left in files and backups of what was destroyed last."""
 
     policy: str
     digest: str
@@ -88,6 +88,7 @@ class Header:
     controller: tuple[tuple[str, str], ...]
     generated_at: str
     database: str | None
+    on_disks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +163,7 @@ def _header(guard: Guard, at: datetime, seen: Scan | None) -> Header:
         controller=tuple(controller.items()),
         generated_at=at.isoformat(timespec="seconds"),
         database=seen.dialect if seen is not None else None,
+        on_disks=(str(left), *left.notes) if (left := seen and seen.physically) else (),
     )
 
 
@@ -227,6 +229,7 @@ def as_data(report: Report) -> dict[str, Any]:
         "schema": SCHEMA,
         "generated_at": header.generated_at,
         "database": header.database,
+        "on_disks": list(header.on_disks),
         "policy": {"path": header.policy, "digest": header.digest, "enforcement": header.enforcement},
         "packs": dict(header.packs),
         "controller": dict(header.controller),

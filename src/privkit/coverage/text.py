@@ -28,6 +28,7 @@ def _header(report: Report, width: int) -> Iterator[str]:
         *header.controller,
         ("generated at", header.generated_at),
         ("database", header.database or "none was looked at"),
+        *(("destroyed last" if not number else "", line) for number, line in enumerate(header.on_disks)),
         ("columns", counts or "none"),
     ]
     yield from aligned([(key.replace("_", " "), value) for key, value in facts], width)

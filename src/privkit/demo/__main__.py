@@ -163,7 +163,7 @@ def _purge(service: RideService) -> bool:
     plan = service.privacy.plan(service.engine)
     console.print(plan_view(plan))
     console.print(f"   overdue before: {plan.due:,}")
-    run = purge_with_bar(console, service.privacy, service.engine, plan)
+    run = purge_with_bar(console, service.privacy, service.engine, plan, yes_this_many=plan.due)
     after = service.privacy.plan(service.engine)
     console.print(f"   destroyed {run.done:,}; overdue after: {after.due:,}")
     return run.ok and after.due == 0

@@ -10,7 +10,7 @@ with privacy.purpose("receipts"):
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,11 +18,14 @@ from weakref import WeakKeyDictionary
 from celery import Celery, Task
 from celery.canvas import Signature
 from celery.exceptions import TaskPredicate
+from sqlalchemy import Engine
 
 from privkit import purposes
 from privkit.errors import InvalidValue, MappingError, PurposeError
 from privkit.integrations.logging import clean_exception, holds_personal
+from privkit.integrations.scheduling import purge_once
 from privkit.privacy import Privacy
+from privkit.retention import Limits
 
 HEADER = "privkit_purposes"
 _MOST_NAMES = 100
@@ -114,6 +117,29 @@ def with_purpose(signature: Signature) -> Signature:
     made: Signature = signature.clone()
     made.set(headers=_stamped(made.options.get("headers")))
     return made
+
+
+def purge_task(
+    app: Celery,
+    privacy: Privacy,
+    make_engine: Callable[[], Engine],
+    *,
+    name: str = "privkit.purge",
+    batch: int | None = None,
+    workers: int = 1,
+    limits: Limits | None = None,
+    vacuum: bool = False,
+) -> Task:
+    """Return a task that calls ``purge_once``, for Celery beat: it returns counts, and fails where anything is left.
+
+    ``app.conf.beat_schedule = {"purge": {"task": "privkit.purge", "schedule": crontab(hour=3, minute=0)}}``. Give it
+    ``limits=Limits(max_seconds=...)`` below the worker's time limits, and beat's entry ``"options": {"expires": 60}``.
+    """
+
+    def purge() -> dict[str, Any]:
+        return purge_once(privacy, make_engine, batch=batch, workers=workers, limits=limits, vacuum=vacuum)
+
+    return app.task(purge, name=name, shared=False)
 
 
 def _groups() -> list[list[str]]:

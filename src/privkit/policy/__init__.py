@@ -10,6 +10,7 @@ that lists every mistake of the models.
 
 from privkit.policy.ages import OUTCOMES, USES, AgeRule, ChildRule, codes_of, places_of
 from privkit.policy.document import load
+from privkit.policy.notices import ConsentTerms, Notice
 from privkit.policy.packs import Pack, pack_names, packs_folder, read_packs
 from privkit.policy.problems import Problem
 from privkit.policy.resolve import FieldRule, Term, resolve
@@ -29,9 +30,11 @@ __all__ = [
     "AgeRule",
     "Category",
     "ChildRule",
+    "ConsentTerms",
     "Duty",
     "FieldRule",
     "Keep",
+    "Notice",
     "Pack",
     "Policy",
     "Problem",

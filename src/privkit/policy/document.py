@@ -8,6 +8,7 @@ from pathlib import Path
 
 from privkit.policy.ages import USES, AgeRule
 from privkit.policy.nodes import Node, Table, Text, read_file
+from privkit.policy.notices import read_notices
 from privkit.policy.packs import BASELINE_AGES, Packs, packs_folder
 from privkit.policy.problems import Problem, counted, nearest, paste, quoted, refusal
 from privkit.policy.reading import Reading, Section, dotted
@@ -18,6 +19,7 @@ from privkit.policy.rules import (
     ENFORCEMENT,
     LARGEST_SHARE,
     LEGAL_BASES,
+    HoldRules,
     Keep,
     Policy,
     Purpose,
@@ -31,10 +33,23 @@ PURPOSE = {"description": '"..."', "legal_basis": "contract", "keep": "{for: P30
 _NEW_PURPOSE = f"{{account: {{{', '.join(f'{key}: {value}' for key, value in PURPOSE.items())}}}}}"
 _TOP = {"privkit": "1", "purposes": _NEW_PURPOSE}
 _TOP_OPTIONAL = (
-    *("extends", "controller", "enforcement", "keys", "backups", "naive_datetimes", "recipients", "runs"),
+    *(
+        "extends",
+        "controller",
+        "enforcement",
+        "holds",
+        "keys",
+        "notices",
+        "backups",
+        "naive_datetimes",
+        "recipients",
+        "runs",
+    ),
     *SECTIONS,
 )
+_FURTHER = ("minimum_group", "uses")
 _CONTROLLER = ("contact", "representative", "data_protection_officer", "address")
+_HOLDS = {"place": "[legal]", "release": "[legal]"}
 _LARGEST_MINIMUM = 1000
 _RECIPIENT = {"regions": "[eu-west-1]", "purposes": "[...]"}
 
@@ -78,6 +93,8 @@ def _read(path: Path, node: Node, folder: Path, problems: list[Problem]) -> Poli
     backups = found.period("backups")
     runs = found.table("runs", {"largest_share": str(LARGEST_SHARE)})
     share = runs.integer("largest_share", 1, 100) if runs is not None else None
+    holds = _holds(found)
+    notices = read_notices(found, list(purposes))
     default_age = rules.default_age or _no_default(reading)
     if problems or default_age is None:
         return None
@@ -102,6 +119,8 @@ def _read(path: Path, node: Node, folder: Path, problems: list[Problem]) -> Poli
         offered_in=rules.offered_in,
         largest_share=share or LARGEST_SHARE,
         backups=backups,
+        holds=holds,
+        notices=notices,
     )
 
 
@@ -116,6 +135,19 @@ def _enforcement(found: Section) -> tuple[str, dict[str, str]]:
         each = Section(found.reading, ("enforcement", "tables"), node.line, {name: node})
         tables[name] = each.choice(name, ENFORCEMENT) or ENFORCEMENT[0]
     return default or ENFORCEMENT[0], tables
+
+
+def _holds(found: Section) -> HoldRules | None:
+    section = found.table("holds", _HOLDS, ("longest",))
+    if section is None:
+        return None
+    roles = {key: section.texts(key) for key in _HOLDS if key in section}
+    for key, named in roles.items():
+        if named == ():
+            path = (*section.path, key)
+            found.reading.report(section.line_of(key), f"{dotted(path)} names nobody.", paste(path, _HOLDS[key]))
+    longest = section.period("longest") if "longest" in section else None
+    return HoldRules(roles.get("place") or (), roles.get("release") or (), longest, section.where)
 
 
 def _packs(found: Section, own: Layer, folder: Path) -> Packs:
@@ -150,7 +182,7 @@ def _purposes(found: Section) -> dict[str, Purpose]:
 
 def _purpose(reading: Reading, name: str, node: Node) -> Purpose | None:
     found = reading.table(
-        node, ("purposes", name), PURPOSE, ("because", "prohibited", "children", "minimum_group", "uses")
+        node, ("purposes", name), PURPOSE, ("because", "prohibited", "children", "consent", "disclosure", *_FURTHER)
     )
     if found is None:
         return None
@@ -162,9 +194,13 @@ def _purpose(reading: Reading, name: str, node: Node) -> Purpose | None:
     keep, because = _keep(found)
     minimum = found.integer("minimum_group", 2, _LARGEST_MINIMUM)
     uses = found.choices("uses", USES)
+    consent, disclosure = found.table("consent", {"valid": "P1Y"}), found.flag("disclosure")
+    valid = consent.period("valid") if consent is not None else None
     if description is None or basis is None:
         return None
-    return Purpose(name, description, basis, keep, because, prohibited, children, found.where, minimum, uses)
+    return Purpose(
+        name, description, basis, keep, because, prohibited, children, found.where, minimum, uses, valid, disclosure
+    )
 
 
 def _keep(found: Section) -> tuple[Keep | None, str]:

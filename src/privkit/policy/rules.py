@@ -12,6 +12,7 @@ from typing import Any
 
 from privkit.periods import Period
 from privkit.policy.ages import OUTCOMES, AgeRule, ChildRule, places_of, rows_of, rule_on
+from privkit.policy.notices import ConsentTerms, Notice, renewals
 from privkit.policy.problems import Problem, nearest, paste, quoted, refusal
 
 LEGAL_BASES = (
@@ -75,6 +76,8 @@ class Purpose:
 
     ``minimum_group``: it sees personal data only as aggregates over at least so many data subjects; None: no limit.
     ``uses``: what it does, as rule packs call it (``profiling``), so that their rules about children find it.
+    ``consent_valid``: how long a consent to it counts; None: as long as it stands. ``disclosure``: whether it gives data
+    to others; None: where the policy lists a recipient for it.
     """
 
     name: str
@@ -87,6 +90,8 @@ class Purpose:
     where: str
     minimum_group: int | None = None
     uses: tuple[str, ...] = ()
+    consent_valid: Period | None = None
+    disclosure: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +136,16 @@ class Recipient:
 
 
 @dataclass(frozen=True, slots=True)
+class HoldRules:
+    """The roles that may place and release holds, and how long one lasts at most (None: as long as it says)."""
+
+    place: tuple[str, ...]
+    release: tuple[str, ...]
+    longest: Period | None
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
 class VerificationMethod:
     """A way to verify a parent. ``disclosure``: good enough where a child's data is disclosed to others.
 
@@ -155,7 +170,8 @@ class Policy:
     as ``enforcement`` says, each with what holds for it. ``ages``: by place, each from its day on. ``offered_in``: the
     countries that a data subject of unknown country may be of; empty: any. ``largest_share``: how many per cent of a
     table one run may destroy without its number being named. ``backups``: how long backups, snapshots and archived logs
-    of the database are kept; None: nobody said.
+    of the database are kept; None: nobody said. ``holds``: who may place and release holds; None: whoever can.
+    ``notices``: the versions of the text that guardians see, the oldest first.
     """
 
     path: str
@@ -178,6 +194,8 @@ class Policy:
     offered_in: tuple[str, ...] = ()
     largest_share: int = LARGEST_SHARE
     backups: Period | None = None
+    holds: HoldRules | None = None
+    notices: Mapping[str, Notice] = field(default_factory=dict)
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -230,6 +248,17 @@ class Policy:
         if purpose.children != "by_law":
             return purpose.children
         return "consent" if purpose.legal_basis == "consent" or asked == "consent" else "allowed"
+
+    def consent_terms(self, name: str) -> ConsentTerms:
+        """Return what consent to a purpose has to be like to count. Raises PolicyError for an unknown purpose.
+
+        Where the purpose discloses data, the guardian has to be verified by a method that is good enough for that.
+        """
+        purpose = self.purpose(name)
+        listed = any(name in each.purposes for each in self.recipients.values())
+        discloses = listed if purpose.disclosure is None else purpose.disclosure
+        strong = tuple(each.name for each in self.verification_methods.values() if each.disclosure)
+        return ConsentTerms(purpose.consent_valid, strong if discloses else None, renewals(self.notices, name))
 
     def strictest_rule(self, purpose: Purpose) -> str | None:
         """Return the strictest that any pack's rule asks for such a purpose: of any place, age and day."""

@@ -7,6 +7,7 @@ wins: the batch sees its line, rolls back and begins anew. SQLite has one writer
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, LargeBinary, null, select, text, type_coerce
+from sqlalchemy import ColumnElement, Connection, Engine, LargeBinary, and_, null, select, text, type_coerce
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from privkit import clock, purposes
@@ -26,7 +27,8 @@ from privkit.errors import ConcurrentWrite, PrivkitError, SealedError, ShreddedE
 from privkit.retention.limits import Limits, Watch
 from privkit.retention.plan import Step
 from privkit.retention.planner import count
-from privkit.retention.retry import Retry, blocker, refuses_row
+from privkit.retention.ranges import Ranges
+from privkit.retention.retry import Retry, blocker, refuses_row, waited
 from privkit.sqlalchemy import destroy, due, epochs, holds, keystore, ledger, writers
 from privkit.sqlalchemy.due import Target
 from privkit.sqlalchemy.guard import Guard
@@ -41,6 +43,8 @@ UNOPENED = "does not open"
 """What keeps a row whose value does not open, so that no residue can be made of it."""
 _SLOW, _QUICK = 1.0, 0.25
 """Seconds: a batch that took longer is halved, one that took less is doubled."""
+_PATIENCE = 0.2
+"""Seconds for which a range waits for rows that others hold, with all its own in hand."""
 
 
 @dataclass(slots=True)
@@ -55,6 +59,11 @@ class Size:
     def of(cls, batch: int | None) -> Size:
         """``batch`` rows and never more; without, what the database does in a moment."""
         return cls(1000, 100, 10_000) if batch is None else cls(batch, min(100, batch), batch)
+
+    @classmethod
+    def of_range(cls, batch: int | None) -> Size:
+        """The same, where rows do not come to Python."""
+        return cls(5000, 500, 50_000) if batch is None else cls.of(batch)
 
     def shrink(self) -> None:
         """Halve it."""
@@ -89,8 +98,8 @@ class Job:
         return self.engine.dialect.name == "postgresql"
 
     @contextmanager
-    def transaction(self) -> Iterator[Connection]:
-        """Begin a transaction that never makes others wait for long."""
+    def transaction(self, patience: float = math.inf) -> Iterator[Connection]:
+        """Begin a transaction that never makes others wait for long. ``patience``: how long it waits at most for rows."""
         with self.engine.connect() as connection:
             if self.shares:
                 # At a higher level a hold that is placed meanwhile would not be seen.
@@ -98,7 +107,8 @@ class Job:
                 connection = connection.execution_options(**how)
             with connection.begin():
                 if self.shares:
-                    destroy.limit_waiting(connection, self.limits.lock_timeout, self.limits.statement_timeout)
+                    lock_timeout = min(self.limits.lock_timeout, patience)
+                    destroy.limit_waiting(connection, lock_timeout, self.limits.statement_timeout)
                 yield connection
 
     def tell(self, step: Step, rows: int) -> None:
@@ -131,6 +141,8 @@ class Batches:
     target: Target
     tally: Tally
     size: Size
+    ranges: Ranges
+    taken: ColumnElement[bool] | None = None
 
     def run(self) -> None:
         """Destroy what is due until nothing is left, a limit is reached, or an error stops the step."""
@@ -142,12 +154,53 @@ class Batches:
             self.tally.error = stopped.code if isinstance(stopped, PrivkitError) else type(stopped).__name__
 
     def _run(self) -> None:
+        in_ranges = self.step.due > 0 and destroy.in_one_statement(self.job.guard, self.target)
+        if in_ranges:
+            self._in_ranges()
+        if (in_ranges or not self.step.due) and self._nothing_left():
+            return
         after: Key | None = None
         waiting = _Waiting(self.job.limits.lock_timeout)
         while not self.job.watch.halted():
             after = self._next(after)
             if after is None and not self._others_hold_some(waiting):
                 break
+
+    def _in_ranges(self) -> None:
+        """Go through the ranges. One in which the database refuses a row, or others hold one, is left as it is."""
+        size = Size.of_range(self.job.batch)
+        while not self.job.watch.halted():
+            self.taken = None
+            try:
+                self.job.retry.run(lambda: self._range(size))
+            except DBAPIError as error:
+                if not refuses_row(error):
+                    raise
+                size.shrink()
+            if self.taken is None:
+                break
+
+    def _range(self, size: Size) -> None:
+        """Do one range in one transaction; in every attempt the same one."""
+        began, predicate, done = clock.monotonic(), self._predicate(), 0
+        try:
+            with self.job.transaction(_PATIENCE) as connection:
+                seen = self._begin(connection)
+                if self.taken is None:
+                    self.taken = self.ranges.take(connection, predicate, size.rows)
+                if self.taken is not None:
+                    done = destroy.destroy_where(connection, self.job.guard, self.target, and_(self.taken, predicate))
+                    self._commit(connection, done, seen)
+        except DBAPIError as error:
+            if self.taken is None or not waited(error):
+                raise
+            size.shrink()
+        if done:
+            self.job.tell(self.step, done)
+            size.took(clock.monotonic() - began)
+
+    def _nothing_left(self) -> bool:
+        return self.job.shares and not self.job.watch.halted() and not self._left()
 
     def _next(self, after: Key | None) -> Key | None:
         """Do one batch, again where it could not be done; return the key to go on after, or None at the end."""
@@ -160,35 +213,46 @@ class Batches:
 
     def _once(self, after: Key | None, *, careful: bool = False) -> Key | None:
         """Do one batch in one transaction. ``careful``: find out which rows the database refuses, and leave those."""
-        began, guard = clock.monotonic(), self.job.guard
+        began = clock.monotonic()
         with self.job.transaction() as connection:
-            if not self.job.shares:
-                ledger.lock(connection, guard)
-            seen = ledger.last_seq(connection, guard)
+            seen = self._begin(connection)
             rows = self._page(connection, after)
             todo = [row for row in rows if self._key(row) not in self.tally.failed]
             done, failed = self._carefully(connection, todo) if careful else self._destroy(connection, todo)
-            if done:
-                ledger.append(connection, guard, "batch", self._line(done))
-                _refuse_overtaken(connection, guard, seen)
+            self._commit(connection, done, seen)
         self.tally.failed.update(failed)
         self.job.tell(self.step, done + len(failed))
         if len(rows) == self.size.rows:
             self.size.took(clock.monotonic() - began)
         return self._key(rows[-1]) if rows else None
 
+    def _begin(self, connection: Connection) -> int:
+        """Return the number of the ledger's last line before rows are chosen."""
+        if not self.job.shares:
+            ledger.lock(connection, self.job.guard)
+        return ledger.last_seq(connection, self.job.guard)
+
+    def _commit(self, connection: Connection, done: int, seen: int) -> None:
+        """Tell the ledger what was done, unless a hold was placed since."""
+        if done:
+            ledger.append(connection, self.job.guard, "batch", self._line(done))
+            _refuse_overtaken(connection, self.job.guard, seen)
+
     def _others_hold_some(self, waiting: _Waiting) -> bool:
         """At the end of the table: whether rows are left that others held, and may let go without having done them."""
         if not self.job.shares:
             return False
-        predicate = self._predicate()
-        with self.job.transaction() as connection:
-            left = count(connection, self.target, predicate) - len(self.tally.failed)
+        left = self._left()
         if left > 0 and waiting.goes_on(left):
             self.job.retry.sleep(waiting.pause)
             return True
         self.tally.locked = max(left, 0)
         return False
+
+    def _left(self) -> int:
+        """How many rows are due that were not given up."""
+        with self.job.transaction() as connection:
+            return count(connection, self.target, self._predicate()) - len(self.tally.failed)
 
     def _line(self, done: int) -> dict[str, Any]:
         return {
@@ -242,13 +306,13 @@ class Batches:
         if target.divided is not None:
             return destroy.destroy_epochs(connection, guard, [row[:2] for row in rows]), {}
         if target.column is None:
-            return destroy.delete_rows(connection, guard, target.table, rows), {}
+            return destroy.delete_rows(connection, guard, target.table, rows, self._predicate()), {}
         if not leaves_residue(target.technique):
-            return destroy.suppress(connection, target, rows), {}
+            return destroy.suppress(connection, guard, target, rows, still=self._predicate()), {}
         residues = self._residues(connection, rows)
         made = {tuple(key) for key, _ in residues}
         unopened = {key: UNOPENED for row in rows if (key := self._key(row)) not in made}
-        return destroy.replace_with_residue(connection, target, residues), unopened
+        return destroy.replace_with_residue(connection, guard, target, residues, self._predicate()), unopened
 
     def _carefully(self, connection: Connection, rows: Sequence[Any]) -> tuple[int, dict[Key, str]]:
         """Destroy what is due in all rows but those that the database refuses: in halves, down to the row."""

@@ -6,17 +6,23 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, text
 
 from privkit import clock
 from privkit.errors import ClockError, InvalidValue, PlanError
+from privkit.sqlalchemy import ledger
+from privkit.sqlalchemy.guard import Guard
+from privkit.sqlalchemy.tables import LEDGER
 
 POLL = 0.5
 """Seconds between two looks at how far the replicas are behind."""
 PATIENCE = 600.0
 """Seconds for which a run without a time budget waits for replicas."""
+CLOCK_DIFFERENCE = 300.0
+"""By how many seconds clocks may differ."""
 
 _LAG = text(
     "SELECT count(*) FILTER (WHERE state IS NULL), coalesce(extract(epoch FROM max(replay_lag)), 0) "
@@ -63,7 +69,7 @@ class Limits:
     lock_timeout: float = 5.0
     statement_timeout: float = 60.0
     max_refused: int = 1000
-    clock_difference: float = 300.0
+    clock_difference: float = CLOCK_DIFFERENCE
 
     def __post_init__(self) -> None:
         never_negative = (self.max_seconds, self.max_lag, self.max_refused, self.clock_difference)
@@ -152,4 +158,20 @@ def refuse_clock(connection: Connection, now: clock.Clock, limits: Limits) -> No
             "Nothing was destroyed: by a clock that runs ahead, what is still needed looks due.",
             "Set the clocks (NTP), and make the plan anew.",
             seconds=round(difference),
+        )
+
+
+def refuse_past(guard: Guard, connection: Connection, difference: float = CLOCK_DIFFERENCE) -> None:
+    """Raise ClockError where the clock is more than ``difference`` seconds behind the ledger's last line.
+
+    It jumped back since, or it had run ahead then: what is due cannot be told before somebody finds out which.
+    """
+    last = ledger.newest(connection, guard.own_table(LEDGER))
+    behind = 0.0 if last is None else (datetime.fromisoformat(last.at) - guard.now()).total_seconds()
+    if behind > difference:
+        raise ClockError(
+            f"The clock is {behind:.0f} seconds behind the last line of the ledger.",
+            "Either it jumped back, or the line was written by one that ran ahead: what is due cannot be told.",
+            "Set the clock (NTP). If it is the line that is wrong, wait until its instant has passed.",
+            seconds=round(behind),
         )

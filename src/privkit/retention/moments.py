@@ -14,7 +14,10 @@ from sqlalchemy import ColumnElement, Connection, Integer, Select, case, func, l
 
 from privkit.sqlalchemy import due
 from privkit.sqlalchemy.due import Target
+from privkit.sqlalchemy.events import MINIMUM, event_time
 from privkit.sqlalchemy.guard import Guard
+from privkit.sqlalchemy.row_facts import as_instant
+from privkit.sqlalchemy.types import plain_type
 
 PARTS = 64
 """In how many parts one statement divides a span of time."""
@@ -50,18 +53,37 @@ def falling_due(guard: Guard, target: Target, instants: Sequence[datetime]) -> S
 
 
 def oldest(guard: Guard, connection: Connection, target: Target, now: datetime) -> datetime | None:
-    """Return, to a second, since when the oldest of what is due at ``now`` has been due; None: nothing is."""
+    """Return since when the oldest of what is due at ``now`` has been due; None: nothing is.
+
+    Exact where one event decides, otherwise to a second.
+    """
     predicate = due.due(guard, target, lambda: now)
-    span = min(_LONGEST, now - datetime.min.replace(tzinfo=now.tzinfo))
-    latest, found = now, None
-    while predicate is not None:
+    if predicate is None:
+        return None
+    keeps = [keep for keep in (target.keeps or due.row_keeps(guard, target.table)).values() if keep is not None]
+    if target.divided is None and {keep.anchor for keep in keeps} == {(keeps[0].after, "")}:
+        event = event_time(guard, target.table, target.table, keeps[0].after)
+        query = select(func.min(event, type_=plain_type(event))).select_from(target.table).where(predicate)
+        first = as_instant(connection.execute(query).scalar())
+        return None if first is None else max(keep.period.after(first) for keep in keeps)
+    return _by_parts(guard, connection, target, now, select(target.table).where(predicate))
+
+
+def _by_parts(
+    guard: Guard, connection: Connection, target: Target, now: datetime, rows: Select[Any]
+) -> datetime | None:
+    """Halve the time until ``now`` down to a second. There is no SQL for calendar arithmetic that databases share."""
+    latest, span = now, min(_LONGEST, now - MINIMUM)
+    while span > _SECOND:
         instants = [latest - span * number / PARTS for number in range(PARTS - 1, 0, -1)]
-        ended = [each[0] for at in instants if (each := due.parts(guard, target, lambda at=at: at)) is not None]  # type: ignore[misc]
-        number = connection.execute(select(func.min(first_of(ended))).select_from(target.table).where(predicate)).scalar()
+        query = rows.with_only_columns(func.min(first_of(_ended(guard, target, instants))), maintain_column_froms=True)
+        number = connection.execute(query).scalar()
         if number is None:
             return None
-        found = latest = ([*instants, latest])[number]
-        span /= PARTS
-        if span <= _SECOND:
-            break
-    return found
+        latest, span = [*instants, latest][number], span / PARTS
+    return latest
+
+
+def _ended(guard: Guard, target: Target, instants: Sequence[datetime]) -> list[ColumnElement[bool]]:
+    found = (due.parts(guard, target, lambda at=at: at) for at in instants)  # type: ignore[misc]
+    return [each[0] for each in found if each is not None]

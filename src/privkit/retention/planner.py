@@ -18,13 +18,14 @@ from privkit import purposes
 from privkit.clock import as_utc
 from privkit.deidentify import label
 from privkit.errors import PrivkitError
-from privkit.policy import Keep
-from privkit.retention import commitment, schema, trial
+from privkit.retention import commitment, runs, schema, trial
+from privkit.retention.orphans import orphaned
 from privkit.retention.plan import Cascade, Plan, Step
 from privkit.retention.schema import Live
-from privkit.sqlalchemy import destroy, due, epochs, holds, ledger
+from privkit.sqlalchemy import destroy, due, epochs, holds, ledger, references
 from privkit.sqlalchemy.due import Target
 from privkit.sqlalchemy.guard import Guard
+from privkit.sqlalchemy.spared import spared
 from privkit.sqlalchemy.tables import LEDGER
 from privkit.sqlalchemy.types import Guarded
 from privkit.sqlalchemy.visibility import all_passed
@@ -44,11 +45,24 @@ def make(guard: Guard, connection: Connection, at: datetime | None = None) -> Pl
     with purposes.internally():
         live, salt = schema.read(guard, connection), token_hex(16)
         planner = _Planner(guard, connection, as_of, live, commitment.key(guard, salt), _rate(guard, connection, live))
-        found = [step for target in due.targets(guard) if (step := planner.step(target)) is not None]
-        steps = tuple(planner.tried(step) for step in found)
+        found = [(step, target) for target in due.targets(guard) if (step := planner.step(target)) is not None]
+        changes = _changes(guard, connection, live, found)
+        steps = tuple(_noted(planner.tried(step), changes.get(step.name)) for step, _ in found)
     tables = {schema.place(target.table): target.table.fullname for target in due.targets(guard)}
     facts = {name: live.facts(where) for where, name in tables.items()}
     return Plan(as_of, guard.policy.digest, steps, guard.now(), live.identity, facts, salt)
+
+
+def _changes(
+    guard: Guard, connection: Connection, live: Live, found: list[tuple[Step, Target]]
+) -> dict[str, runs.Change]:
+    if schema.place(guard.own_table(LEDGER)) not in live.columns:
+        return {}
+    return runs.changes(guard, connection, ((step.name, target) for step, target in found))
+
+
+def _noted(step: Step, change: runs.Change | None) -> Step:
+    return step if change is None else replace(step, warnings=(str(change), *step.warnings))
 
 
 @dataclass(slots=True)
@@ -80,7 +94,7 @@ class _Planner:
         except (SQLAlchemyError, PrivkitError) as error:
             said = error.what if isinstance(error, PrivkitError) else type(error).__name__
             return replace(step, refused=fault or f"what is due cannot be counted: {said}")
-        warnings = tuple(dict.fromkeys(schema.advice(self.guard, self.live, target)))
+        warnings = (*step.warnings, *dict.fromkeys(schema.advice(self.guard, self.live, target)))
         return replace(step, refused=fault, warnings=warnings)
 
     def _counted(self, step: Step, target: Target, predicate: ColumnElement[bool]) -> Step:
@@ -94,6 +108,7 @@ class _Planner:
         under_hold = held(self.guard, target, self.now)
         return replace(
             step,
+            warnings=tuple(orphaned(self.guard, self.connection, target)),
             due=found,
             blocked=count(self.connection, target, blocked) if blocked is not None else 0,
             held=count(self.connection, target, under_hold) if under_hold is not None else 0,
@@ -117,11 +132,11 @@ class _Planner:
 
     def _cascades(self, table: Table, chosen: ColumnElement[bool], *above: Table) -> Iterator[Cascade]:
         """Count what a run clears for the rows it deletes, as it does: by declared cascades alone."""
-        for foreign in due.dependants(table):
+        for foreign in references.dependants(table):
             other = foreign.table
             ours = [element.column for element in foreign.elements]
             theirs: list[Column[Any]] = [element.parent for element in foreign.elements]
-            if foreign.ondelete not in ("CASCADE", "SET NULL") or other in (table, *above):
+            if foreign in references.blocking(self.guard, table) or other in above:
                 continue
             inner = select(*ours).select_from(table).where(chosen).correlate(None)
             referring = theirs[0].in_(inner) if len(theirs) == 1 else tuple_(*theirs).in_(inner)
@@ -195,23 +210,14 @@ def held(guard: Guard, target: Target, now: Callable[[], datetime]) -> ColumnEle
     ended = all_passed(guard, target.table, target.table, list(keeps.values()), now)
     if ended is None:
         return None
-    found = and_(ended, holds.held(guard, target.table, target.table, now))
-    return found if target.column is None else and_(found, due.not_done(target))
+    if target.column is None:
+        return and_(ended, spared(guard, target.table, target.table, now))
+    return and_(ended, holds.held(guard, target.table, target.table, now), due.not_done(target))
 
 
 def rule(guard: Guard, target: Target) -> str:
     """Return the keeps that decide a target: for each event the longest one."""
-    keeps = target.keeps or due.row_keeps(guard, target.table)
-    last: dict[tuple[str, str], tuple[Keep, str]] = {}
-    for name, keep in sorted(keeps.items()):
-        if keep is not None and (keep.anchor not in last or _longer(keep, last[keep.anchor][0])):
-            last[keep.anchor] = (keep, name)
-    return ", ".join(f"{name}: {keep}" for _, (keep, name) in sorted(last.items()))
-
-
-def _longer(one: Keep, other: Keep) -> bool:
-    reference = datetime.fromisoformat("2001-01-01T00:00:00+00:00")
-    return one.period.after(reference) > other.period.after(reference)
+    return ", ".join(f"{name}: {keep}" for name, keep in runs.deciding(guard, target))
 
 
 def sql(connection: Connection, target: Target, predicate: ColumnElement[bool]) -> str:

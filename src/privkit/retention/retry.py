@@ -61,6 +61,11 @@ def passes(error: DBAPIError | ConcurrentWrite) -> bool:
     return isinstance(error, OperationalError) and not type(error.orig).__module__.startswith("sqlite3")
 
 
+def waited(error: DBAPIError) -> bool:
+    """Whether a statement waited for as long as it may, or worked for as long."""
+    return _state(error) in ("55P03", "57014")
+
+
 def refuses_row(error: DBAPIError) -> bool:
     """Whether the database refused a row, and not the statement: others of the same batch may go."""
     if passes(error):

@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from uuid import uuid4
 
@@ -19,16 +19,19 @@ from sqlalchemy import Connection, Engine, select
 
 from privkit import purposes
 from privkit.errors import InvalidValue, PlanError
+from privkit.retention import runs
 from privkit.retention.batches import UNOPENED, Batches, Job, Progress, Size, Tally
-from privkit.retention.limits import Limits, Watch, refuse_clock
+from privkit.retention.limits import Limits, Watch, refuse_clock, refuse_past
 from privkit.retention.plan import Plan, Step
 from privkit.retention.planner import count
+from privkit.retention.ranges import Ranges
 from privkit.retention.retry import Retry
 from privkit.retention.staleness import matched, require_named
 from privkit.sqlalchemy import destroy, due, ledger
 from privkit.sqlalchemy.due import Target
 from privkit.sqlalchemy.finality import Finality, finality
 from privkit.sqlalchemy.guard import Guard
+from privkit.sqlalchemy.physical import Physical, settle
 from privkit.sqlalchemy.tables import LEDGER
 
 
@@ -59,6 +62,7 @@ class Run:
 
     ``finality``: from when on what sealed values it destroyed are unreadable, here and in every copy. ``stopped``: the
     name of the limit that ended it before its end (``"max_seconds"``, ``"sentinel"``, ``"max_lag"``, ``"stop"``).
+    ``physically``: what may be left on disks of values and rows whose keys live on; None where there were none.
     """
 
     id: str
@@ -66,6 +70,7 @@ class Run:
     overdue: int
     finality: Finality
     stopped: str | None = None
+    physically: Physical | None = None
 
     @property
     def done(self) -> int:
@@ -89,11 +94,13 @@ def purge(
     retry: Retry | None = None,
     progress: Progress | None = None,
     yes_this_many: int | None = None,
+    vacuum: bool = False,
 ) -> Run:
     """Execute ``plan`` and nothing else. Up to ``batch`` rows go into a transaction; ``progress`` hears of each.
 
     Without ``batch``, as many rows as the database does in a moment: 100 to 10,000. ``workers``: threads that share
     each step on PostgreSQL, each with a connection of its own; another database has one writer, and one works.
+    ``vacuum``: run VACUUM afterwards on the tables that it changed.
 
     Raises PlanError when the policy or the models have changed since, or the plan lies in the future; ClockError
     when this machine's clock is far from the server's; KeyringError when the keys are not at hand; InvalidValue for a
@@ -106,23 +113,36 @@ def purge(
     with engine.connect() as connection:
         work = matched(guard, connection, plan)
         refuse_clock(connection, guard.now, limits)
+        with purposes.internally():
+            refuse_past(guard, connection, limits.clock_difference)
+            changes = runs.changes(guard, connection, ((step.name, target) for step, target in work))
         if limits.max_lag is not None:
             limits.lag(connection)  # one that cannot be told is refused before anything is done
-    require_named(plan, yes_this_many, guard.policy.largest_share)
+    require_named(plan, yes_this_many, guard.policy.largest_share, changes.values())
     watch = Watch(limits, engine, sleep=retry.sleep)
     job = Job(guard, engine, uuid4().hex, plan.as_of, batch, limits, retry, watch, progress)
     with purposes.internally():
-        begun = retry.run(lambda: _begin(job, plan))
+        begun = retry.run(lambda: _begin(job, plan, work))
         tallies = [_step(job, step, target, workers) for step, target in work]
-        return retry.run(lambda: _end(job, work, tallies, begun))
+        run = retry.run(lambda: _end(job, work, tallies, begun))
+    changed = _changed(run, work)
+    return replace(run, physically=settle(guard, engine, changed, vacuum=vacuum) if changed else None)
 
 
-def _begin(job: Job, plan: Plan) -> int:
-    """Write that a run started; return the line's number."""
+def _changed(run: Run, work: list[tuple[Step, Target]]) -> set[str]:
+    """The tables that it destroyed values or rows of, other than by the keys of their epochs."""
+    done = zip(run.outcomes, work, strict=True)
+    steps = [outcome.step for outcome, (_, target) in done if outcome.done and target.divided is None]
+    return {step.table for step in steps} | {each.table for step in steps for each in step.cascades}
+
+
+def _begin(job: Job, plan: Plan, work: list[tuple[Step, Target]]) -> int:
+    """Write that a run started, and by which rules; return the line's number."""
+    rules = runs.written(job.guard, ((step.name, target) for step, target in work))
     opening = {"run": job.run_id, "policy": plan.policy_digest, "as_of": plan.as_of.isoformat(), "due": plan.due}
     with job.engine.begin() as connection:
         _refuse_autocommit(connection)
-        return ledger.append(connection, job.guard, "run_started", opening).seq
+        return ledger.append(connection, job.guard, "run_started", opening | {"rules": rules}).seq
 
 
 def _refuse_autocommit(connection: Connection) -> None:
@@ -137,12 +157,12 @@ def _refuse_autocommit(connection: Connection) -> None:
 def _step(job: Job, step: Step, target: Target, workers: int) -> Tally:
     if step.refused:
         return Tally(error="refused")
-    tally = Tally()
+    tally, ranges = Tally(), Ranges(step, target, exactly=job.batch is not None)
     if workers == 1 or not job.shares:
-        Batches(job, step, target, tally, Size.of(job.batch)).run()
+        Batches(job, step, target, tally, Size.of(job.batch), ranges).run()
         return tally
     with ThreadPoolExecutor(workers) as pool:
-        shares = [Batches(job, step, target, tally, Size.of(job.batch)) for _ in range(workers)]
+        shares = [Batches(job, step, target, tally, Size.of(job.batch), ranges) for _ in range(workers)]
         try:
             for each in [pool.submit(share.run) for share in shares]:
                 each.result()

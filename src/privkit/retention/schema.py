@@ -17,7 +17,7 @@ from sqlalchemy.exc import SAWarning
 
 from privkit.deidentify import label, leaves_residue
 from privkit.errors import PlanError
-from privkit.sqlalchemy import destroy, due
+from privkit.sqlalchemy import destroy, due, references
 from privkit.sqlalchemy.due import Target
 from privkit.sqlalchemy.guard import Guard
 
@@ -250,7 +250,10 @@ def _collisions(live: Live, target: Target) -> Iterator[str]:
 
 
 def _left_behind(guard: Guard, live: Live, table: Table) -> Iterator[str]:
-    """Rows of a table that no model knows: they would go unseen, or stay behind."""
+    """Rows that none can go before, and rows of a table that no model knows: they would go unseen, or stay behind."""
+    if others := references.unorderable(guard, table):
+        names = ", ".join(other.fullname for other in others)
+        yield f"its rows and those of {names} refer to each other and neither may be empty: make one column nullable"
     for where, each in live.referring(table):
         if any(place(known) == where for known in table.metadata.tables.values()):
             continue

@@ -5,7 +5,7 @@ Rows that are no longer due are no reason to refuse: an event was corrected, or 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from sqlalchemy import Connection
 
@@ -13,6 +13,7 @@ from privkit import purposes
 from privkit.errors import PlanError
 from privkit.retention import commitment, planner, schema
 from privkit.retention.plan import Plan, Step
+from privkit.retention.runs import Change
 from privkit.sqlalchemy import due
 from privkit.sqlalchemy.due import Target
 from privkit.sqlalchemy.guard import Guard
@@ -38,16 +39,21 @@ def matched(guard: Guard, connection: Connection, plan: Plan) -> list[tuple[Step
     return [(step, known[step.table, step.field]) for step in plan.steps]
 
 
-def require_named(plan: Plan, number: int | None, percent: int) -> None:
+def require_named(plan: Plan, number: int | None, percent: int, changes: Iterable[Change] = ()) -> None:
     """Raise PlanError where a step destroys more than ``percent`` of its table, unless ``number`` is the plan's own.
 
-    The usual reason for so many is a period or a clock that is wrong. Steps of up to 100 rows are let through.
+    The usual reason for so many is a period or a clock that is wrong. Steps of up to 100 rows are let through. Where a
+    period is ten times shorter than in the last run, the number is asked for however few there are.
     """
     large = [step for step in plan.steps if not step.refused and step.due > FEW and step.share * 100 > percent]
-    if number == plan.due or (number is None and not large):
+    shortened = [change for change in changes if change.shortened]
+    if number == plan.due or (number is None and not large and not shortened):
         return
     if number is not None:
         what = f"{number:,} values and rows were agreed to, and the plan destroys {plan.due:,}."
+    elif shortened:
+        shown = ", ".join(f"{each.name} ({each.before} -> {each.now})" for each in shortened[:_SHOWN])
+        what = f"A rule is far shorter than in the last run, or waits for less: {shown}."
     else:
         shown = ", ".join(f"{step.name} ({step.due:,} of {step.total:,}: {step.rule})" for step in large[:_SHOWN])
         what = f"The plan destroys more than {percent} % of a table: {shown}."

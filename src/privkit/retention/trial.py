@@ -56,19 +56,21 @@ class Verdict:
 def run(guard: Guard, connection: Connection, target: Target, keys: Sequence[Sequence[Any]]) -> Verdict:
     """Try some of the rows with these keys. Raises OperationalError where the database is too busy to try."""
     rows = [] if ledger.is_autocommit(connection) else _rows(guard, connection, target, keys)
-    if not rows or (together := _tried(connection, target, rows)) is None:
+    if not rows or (together := _tried(guard, connection, target, rows)) is None:
         return Verdict()
-    alone = [_tried(connection, target, [row]) for row in rows] if len(rows) > 1 else [together]
-    pairs = (_tried(connection, target, [one, other]) for one, other in pairwise(rows))
+    alone = [_tried(guard, connection, target, [row]) for row in rows] if len(rows) > 1 else [together]
+    pairs = (_tried(guard, connection, target, [one, other]) for one, other in pairwise(rows))
     if None in alone and not (set(alone) == {None} and None not in list(pairs)):  # else: no two of them go
         return Verdict(warning=f"the database refuses some rows: {together}")
     return Verdict(refused=f"the database refuses it: {together}")
 
 
-def _tried(connection: Connection, target: Target, rows: list[tuple[Sequence[Any], str | None]]) -> str | None:
+def _tried(
+    guard: Guard, connection: Connection, target: Target, rows: list[tuple[Sequence[Any], str | None]]
+) -> str | None:
     """Carry a target out on some rows, and say what the database refuses."""
     try:
-        destroy.attempt(connection, target, rows)
+        destroy.attempt(connection, guard, target, rows)
     except OperationalError:
         raise
     except SQLAlchemyError as error:

@@ -19,8 +19,9 @@ from sqlalchemy import (
     Update,
     and_,
     bindparam,
+    case,
     exists,
-    func,
+    literal_column,
     or_,
     select,
 )
@@ -31,6 +32,7 @@ from privkit.purposes import internally
 from privkit.sqlalchemy.guard import Guard, Protected, own_alias
 from privkit.sqlalchemy.mapping import ADULT_COLUMN, KEY_COLUMN
 from privkit.sqlalchemy.ownership import hop
+from privkit.sqlalchemy.standing import given
 from privkit.sqlalchemy.tables import CONSENT
 from privkit.sqlalchemy.write_forms import matching
 
@@ -107,6 +109,24 @@ def with_consent(
     return _through(guard, table, at, lambda row: _allowed(guard, row, needing, today))
 
 
+OF_AGE, CONSENTED, NEITHER = 2, 1, 0
+
+
+def footing(
+    guard: Guard, table: Table, at: FromClause, purposes: tuple[str, ...] | None, today: Callable[[], date]
+) -> ColumnElement[int] | None:
+    """Return SQL for what a row may be used on: ``OF_AGE``, ``CONSENTED`` or ``NEITHER``; None: on nothing it needs."""
+    allowed = with_consent(guard, table, at, purposes, today)
+    if allowed is None:
+        return None
+    of_age = _through(guard, table, at, lambda row: _of_age(row, today))
+    return case(
+        (of_age, literal_column(str(OF_AGE))),
+        (allowed, literal_column(str(CONSENTED))),
+        else_=literal_column(str(NEITHER)),
+    )
+
+
 def subject_of(guard: Guard, table: Table) -> Protected | None:
     """Return the class of the data subjects that rows of ``table`` are about, or None where they are about nobody."""
     if guard.tables[table].model.data_subject:
@@ -132,23 +152,14 @@ def _through(
 def _allowed(
     guard: Guard, row: FromClause, purposes: tuple[str, ...], today: Callable[[], date]
 ) -> ColumnElement[bool]:
-    of_age = row.c[ADULT_COLUMN] <= bindparam(None, callable_=today, type_=Date())
+    of_age = _of_age(row, today)
     givable = [name for name in purposes if guard.policy.children_under(name) == "consent"]
     if len(givable) < len(purposes) or not purposes:
         return of_age
-    consent = guard.own_table(CONSENT)
-    return or_(of_age, and_(*(_given(consent, row, name) for name in givable)))
+    consent, subject = guard.own_table(CONSENT), row.c[KEY_COLUMN]
+    terms = {name: guard.policy.consent_terms(name) for name in givable}
+    return or_(of_age, and_(*(given(consent, subject, name, terms[name], guard.now) for name in givable)))
 
 
-def _given(consent: Table, row: FromClause, purpose: str) -> ColumnElement[bool]:
-    """The latest event for a purpose is a grant. The sequence number orders events, not the clock."""
-    latest, other = consent.alias("privkit_latest"), consent.alias("privkit_other")
-    newest = (
-        select(func.max(other.c.seq))
-        .where(other.c.subject == row.c[KEY_COLUMN], other.c.purpose == purpose)
-        .correlate_except(other)
-        .scalar_subquery()
-    )
-    return exists(
-        select(1).select_from(latest).where(latest.c.seq == newest, latest.c.event == "given").correlate_except(latest)
-    )
+def _of_age(row: FromClause, today: Callable[[], date]) -> ColumnElement[bool]:
+    return row.c[ADULT_COLUMN] <= bindparam(None, callable_=today, type_=Date())

@@ -1,4 +1,7 @@
-"""The only statements that destroy: DELETE, suppressing UPDATE, tombstones of keys."""
+"""The only statements that destroy: DELETE, suppressing UPDATE, tombstones of keys.
+
+Whoever calls them, they leave what a hold keeps: each of them asks for itself.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,9 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    not_,
     null,
+    or_,
     select,
     text,
     tuple_,
@@ -31,32 +36,19 @@ from privkit.crypto import DESTROYED, Epoch
 from privkit.deidentify import leaves_residue
 from privkit.errors import InvalidValue, PlanError
 from privkit.ledger import Entry
-from privkit.sqlalchemy import keystore, ledger, pairs
+from privkit.sqlalchemy import holds, keystore, ledger, pairs, references
 from privkit.sqlalchemy.children import ADULT
-from privkit.sqlalchemy.due import Target, dependants, is_sealed
-from privkit.sqlalchemy.guard import Guard
+from privkit.sqlalchemy.due import Target, is_sealed
+from privkit.sqlalchemy.guard import Guard, own_alias
 from privkit.sqlalchemy.mapping import ADULT_COLUMN, KEY_COLUMN
+from privkit.sqlalchemy.references import dependants
+from privkit.sqlalchemy.references import key_columns as key_columns
+from privkit.sqlalchemy.spared import free, spared
 from privkit.sqlalchemy.tables import EPOCH, KEY
 from privkit.sqlalchemy.types import Sealed
 
-
-def key_columns(table: Table) -> list[Column[Any]]:
-    """Return the columns that tell rows apart: the primary key, or a unique key without NULLs.
-
-    Raises PlanError for a table that has neither.
-    """
-    if table.primary_key.columns:
-        return list(table.primary_key.columns)
-    for constraint in table.constraints:
-        columns = list(getattr(constraint, "columns", ()))
-        if type(constraint).__name__ == "UniqueConstraint" and columns and not any(each.nullable for each in columns):
-            return columns
-    raise PlanError(
-        f"{table.name} has no primary key and no unique key without NULLs.",
-        "A run could not say which rows it has done.",
-        f"Add a primary key to {table.name}.",
-        table=table.name,
-    )
+Still = ColumnElement[bool] | None
+"""What has to be true of a row at the moment when it is destroyed; None: nothing more than that it was chosen."""
 
 
 def limit_waiting(connection: Connection, lock_seconds: float, statement_seconds: float) -> None:
@@ -89,48 +81,118 @@ def among(columns: Sequence[ColumnElement[Any]], keys: Sequence[Sequence[Any]]) 
     return tuple_(*columns).in_([tuple(key) for key in keys])
 
 
-def delete_rows(connection: Connection, guard: Guard, table: Table, keys: Sequence[Sequence[Any]]) -> int:
-    """Delete rows by key, what depends on them first, and destroy their keys where they are data subjects."""
+def delete_rows(
+    connection: Connection, guard: Guard, table: Table, keys: Sequence[Sequence[Any]], still: Still = None
+) -> int:
+    """Delete rows by key, what depends on them first, and destroy their keys where they are data subjects.
+
+    ``still``: what has to be true of a row at this moment, or it is left. In a circle of references what refers to
+    the rows goes with them, for it is due as well. Returns how many rows of ``table`` went.
+    """
     columns, count, subjects = key_columns(table), 0, []
     for start in range(0, len(keys), keystore.CHUNK):
-        chunk = among(columns, keys[start : start + keystore.CHUNK])
+        chosen = _with_referring(guard, table, among(columns, keys[start : start + keystore.CHUNK]))
+        chosen = and_(chosen, not_(spared(guard, table, table, guard.now)))
+        chosen = and_(chosen, *_only(still))
+        if _clears(guard, table):  # and what is cleared may decide what is due
+            these = connection.execute(select(*columns).where(chosen)).all()
+            chosen = among(columns, these)
+            _clear_dependants(connection, guard, table, chosen)
         if KEY_COLUMN in table.columns:
-            found = connection.execute(select(table.c[KEY_COLUMN]).where(chunk)).scalars()
-            subjects += [bytes(key_id) for key_id in found if key_id is not None]
-        _cleardependants(connection, table, chunk)
-        count += connection.execute(delete(table).where(chunk)).rowcount
+            gone = connection.execute(delete(table).where(chosen).returning(table.c[KEY_COLUMN])).scalars().all()
+            subjects += [bytes(key_id) for key_id in gone if key_id is not None]
+            count += len(gone)
+        else:
+            count += connection.execute(delete(table).where(chosen)).rowcount
     destroy_keys(connection, guard, subjects)  # last: rows, then keys, then the ledger, or two jobs would deadlock
     return count
 
 
-def _cleardependants(connection: Connection, table: Table, chosen: ColumnElement[bool]) -> None:
-    """Follow declared cascades here: SQLite runs none unless a pragma says so, and no row may be orphaned."""
+def _with_referring(guard: Guard, table: Table, chosen: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Add the rows of the same table whose references to the chosen ones cannot be emptied first."""
+    tied = [each for each in references.within(guard, table) if not references.loosened(guard, each)]
+    tied = [each for each in tied if each.table is table]
+    if not tied:
+        return chosen
+    columns = key_columns(table)
+    ours = list(dict.fromkeys([*columns, *(each.column for foreign in tied for each in foreign.elements)]))
+    going = select(*ours).where(chosen).cte("privkit_going", recursive=True, nesting=True)
+    theirs = own_alias(table)
+    onward = or_(*(references.refers(foreign, theirs, going) for foreign in tied))
+    going = going.union(select(*(theirs.c[each.key] for each in ours)).join_from(going, theirs, onward))
+    return tuple_(*columns).in_(select(*(going.c[each.key] for each in columns)))
+
+
+def _clears(guard: Guard, table: Table) -> bool:
+    """Whether there is anything to do before a row can go."""
+    inside = any(references.loosened(guard, each) for each in references.within(guard, table))
+    return inside or len(references.blocking(guard, table)) < len(dependants(table))
+
+
+def _clear_dependants(connection: Connection, guard: Guard, table: Table, chosen: ColumnElement[bool]) -> None:
+    """Follow declared cascades here: SQLite runs none unless a pragma says so, and no row may be orphaned.
+
+    References within a circle are emptied: the rows that hold them are due as well.
+    """
+    blocking = references.blocking(guard, table)
+    emptied = [each for each in references.within(guard, table) if references.loosened(guard, each)]
     for foreign in dependants(table):
         ours = [element.column for element in foreign.elements]
         theirs = [element.parent for element in foreign.elements]
         inner = select(*ours).where(chosen)
         referring = theirs[0].in_(inner) if len(theirs) == 1 else tuple_(*theirs).in_(inner)
-        if foreign.ondelete == "SET NULL":
+        if foreign in emptied or (foreign.ondelete == "SET NULL" and foreign not in blocking):
             connection.execute(update(foreign.table).where(referring).values({column.key: None for column in theirs}))
-        elif foreign.ondelete == "CASCADE" and foreign.table is not table:
-            _cleardependants(connection, foreign.table, referring)
+        elif foreign not in blocking:
+            _clear_dependants(connection, guard, foreign.table, referring)
             connection.execute(delete(foreign.table).where(referring))
 
 
-def suppress(connection: Connection, target: Target, keys: Sequence[Sequence[Any]], *, residues: bool = False) -> int:
-    """Destroy the values of one column in the rows of ``keys``, and their search hashes.
+def suppress(
+    connection: Connection,
+    guard: Guard,
+    target: Target,
+    keys: Sequence[Sequence[Any]],
+    still: Still = None,
+    *,
+    residues: bool = False,
+) -> int:
+    """Destroy the values of one column in the rows of ``keys`` that no hold keeps, and their search hashes.
 
-    With ``residues``, also what an earlier end of their lifetime left.
+    ``still``: what has to be true of a row at this moment. With ``residues``, also what an earlier end of their
+    lifetime left.
     """
     columns, count = key_columns(target.table), 0
     emptied = _emptied(target) | (_emptied_residue(target) if residues else {})
     for start in range(0, len(keys), keystore.CHUNK):
-        chunk = among(columns, keys[start : start + keystore.CHUNK])
-        count += connection.execute(update(target.table).where(chunk).values(emptied)).rowcount
+        chunk = [among(columns, keys[start : start + keystore.CHUNK]), free(guard, target.table), *_only(still)]
+        count += connection.execute(update(target.table).where(*chunk).values(emptied)).rowcount
     return count
 
 
-def attempt(connection: Connection, target: Target, rows: Sequence[tuple[Sequence[Any], str | None]]) -> None:
+def _only(still: Still) -> list[ColumnElement[bool]]:
+    return [] if still is None else [still]
+
+
+def in_one_statement(guard: Guard, target: Target) -> bool:
+    """Whether only the rows themselves are touched: no key, no residue, and no row that depends on them."""
+    if target.divided is not None or leaves_residue(target.technique):
+        return False
+    table = target.table
+    followed = any(foreign.ondelete in ("CASCADE", "SET NULL") for foreign in dependants(table))
+    return target.column is not None or not (followed or KEY_COLUMN in table.columns or references.circle(guard, table))
+
+
+def destroy_where(connection: Connection, guard: Guard, target: Target, chosen: ColumnElement[bool]) -> int:
+    """Destroy what a condition finds and no hold keeps, where ``in_one_statement``. Returns how many rows that were."""
+    table = target.table
+    statement = delete(table) if target.column is None else update(table).values(_emptied(target))
+    return connection.execute(statement.where(chosen, free(guard, table))).rowcount
+
+
+def attempt(
+    connection: Connection, guard: Guard, target: Target, rows: Sequence[tuple[Sequence[Any], str | None]]
+) -> None:
     """Carry a target out on some rows, each with its residue, in a savepoint that is rolled back whatever happens.
 
     It raises what the database refuses. Data subjects' keys and the ledger are left out: they cannot be refused.
@@ -143,12 +205,12 @@ def attempt(connection: Connection, target: Target, rows: Sequence[tuple[Sequenc
             connection.execute(text("SET LOCAL statement_timeout = '5s'"))
         if target.column is None:
             chosen = among(key_columns(target.table), keys)
-            _cleardependants(connection, target.table, chosen)
+            _clear_dependants(connection, guard, target.table, chosen)
             connection.execute(delete(target.table).where(chosen))
         elif leaves_residue(target.technique):
-            replace_with_residue(connection, target, list(rows))
+            replace_with_residue(connection, guard, target, list(rows))
         else:
-            suppress(connection, target, keys)
+            suppress(connection, guard, target, keys)
         if postgresql:
             connection.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))
     finally:
@@ -156,7 +218,10 @@ def attempt(connection: Connection, target: Target, rows: Sequence[tuple[Sequenc
 
 
 def empty(connection: Connection, column: Column[Any], sealed: Column[Any], keys: Sequence[Sequence[Any]]) -> int:
-    """Destroy what an adopted field's old column still holds in the rows of ``keys``, unless it waits to be sealed."""
+    """Empty an adopted field's old column in the rows of ``keys``, unless it waits to be sealed.
+
+    Held rows too: the sealed column beside it has the same value.
+    """
     columns, count = key_columns(column.table), 0
     waits = type_coerce(sealed, LargeBinary()).is_not_distinct_from(pairs.PENDING)
     for start in range(0, len(keys), keystore.CHUNK):
@@ -166,26 +231,31 @@ def empty(connection: Connection, column: Column[Any], sealed: Column[Any], keys
 
 
 def replace_with_residue(
-    connection: Connection, target: Target, residues: Sequence[tuple[Sequence[Any], str | None]]
+    connection: Connection,
+    guard: Guard,
+    target: Target,
+    residues: Sequence[tuple[Sequence[Any], str | None]],
+    still: Still = None,
 ) -> int:
-    """Destroy values and leave their residues, in the rows named by each key."""
+    """Destroy values and leave their residues, in the rows named by each key that no hold keeps."""
     column, columns = target.column, key_columns(target.table)
     assert column is not None
     matching = [key == bindparam(f"key_{number}", type_=key.type) for number, key in enumerate(columns)]
+    matching.append(free(guard, target.table))
     emptied = _emptied(target)
     residue = bindparam("residue", type_=String())
     if not column.nullable and not is_sealed(column):
         emptied[column.key] = bindparam("in_place", type_=column.type)
     statement = (
-        update(target.table).where(*matching).values({**emptied, target.table.c[f"{column.name}_residue"].key: residue})
+        update(target.table)
+        .where(*matching, *_only(still))
+        .values({**emptied, target.table.c[f"{column.name}_residue"].key: residue})
     )
     rows = [
         {"residue": text, "in_place": text} | {f"key_{number}": value for number, value in enumerate(key)}
         for key, text in residues
     ]
-    if rows:
-        connection.execute(statement, rows)
-    return len(rows)
+    return connection.execute(statement, rows).rowcount if rows else 0
 
 
 def _emptied(target: Target) -> dict[str, Any]:
@@ -218,13 +288,16 @@ IN_LINE = 500
 def destroy_keys(connection: Connection, guard: Guard, ids: Iterable[bytes], kind: str = "key_destroyed") -> int:
     """Destroy data subjects' keys, leave their tombstones and a line for each 500. Returns how many were living.
 
-    ``kind``: of the line; ``"key_renewed"`` where their data subjects live on under other keys.
+    ``kind``: of the line; ``"key_renewed"`` where their data subjects live on under other keys. Raises PlanError where
+    a hold names one that does not.
     """
     table, wanted, destroyed = guard.own_table(KEY), sorted(set(ids)), []
     for start in range(0, len(wanted), IN_LINE):
         these = table.c.id.in_(wanted[start : start + IN_LINE]) & table.c.wrapped.is_not(None)
         found = connection.execute(select(table.c.id).where(these).order_by(table.c.id).with_for_update()).scalars()
         if living := list(map(bytes, found)):
+            if kind != "key_renewed":
+                _refuse_held(connection, guard, living)
             _bury_keys(connection, guard, living, guard.now())
             destroyed += living
     for start in range(0, len(destroyed), IN_LINE):
@@ -232,6 +305,15 @@ def destroy_keys(connection: Connection, guard: Guard, ids: Iterable[bytes], kin
         ledger.append(connection, guard, kind, line)
     _forget_keys(guard, wanted)
     return len(destroyed)
+
+
+def _refuse_held(connection: Connection, guard: Guard, ids: Sequence[bytes]) -> None:
+    if connection.execute(holds.on_subjects(guard, ids, guard.now)).first() is not None:
+        raise PlanError(
+            "A hold keeps a data subject whose key was to be destroyed.",
+            "Nothing was destroyed: somebody recorded a reason not to destroy yet.",
+            "Once it ends, do it again; privacy.release(engine, hold, by=...) ends it now.",
+        )
 
 
 def _bury_keys(connection: Connection, guard: Guard, ids: Sequence[bytes], at: datetime) -> None:

@@ -16,15 +16,20 @@ from sqlalchemy import (
     FromClause,
     LargeBinary,
     Table,
+    Text,
     and_,
+    cast,
     exists,
     false,
     func,
     literal,
     not_,
     or_,
+    select,
     true,
+    tuple_,
     type_coerce,
+    union_all,
 )
 from sqlalchemy.orm import RelationshipProperty
 
@@ -33,9 +38,10 @@ from privkit.deidentify import leaves_residue
 from privkit.markers import BirthDate, Delete, Latest, Technique
 from privkit.policy import Keep
 from privkit.policy.resolve import FieldRule
-from privkit.sqlalchemy import epochs, holds
+from privkit.sqlalchemy import epochs, holds, references
 from privkit.sqlalchemy.events import way
 from privkit.sqlalchemy.guard import Guard, own_alias
+from privkit.sqlalchemy.spared import spared
 from privkit.sqlalchemy.tables import EPOCH
 from privkit.sqlalchemy.types import Guarded
 from privkit.sqlalchemy.visibility import all_passed, table_rules
@@ -97,7 +103,7 @@ def targets(guard: Guard) -> list[Target]:
     But first the keys of epochs, which make every copy unreadable at once, unless a residue has to be made of the
     values; and the fields that count from the latest of other rows: without those rows they would never have ended.
     """
-    tables = [table for table in in_deletion_order(guard) if guard.tables[table].model.fields]
+    tables = [table for table in references.in_deletion_order(guard) if guard.tables[table].model.fields]
     rows = [Target(table, None, None) for table in tables if guard.tables[table].model.expire_row is not None]
     fields = field_targets(guard)
     counting = {id(target) for target in fields if _latest_of(guard, target)}
@@ -126,18 +132,10 @@ def field_targets(guard: Guard) -> list[Target]:
     """Return every guarded column, children before parents."""
     return [
         Target(table, column, guard.rule(column.type.field))
-        for table in in_deletion_order(guard)
+        for table in references.in_deletion_order(guard)
         for column in table.columns
         if isinstance(column.type, Guarded)
     ]
-
-
-def in_deletion_order(guard: Guard) -> list[Table]:
-    """Return the protected tables, those that refer to others before them."""
-    ordered: list[Table] = []
-    for metadata in {id(table.metadata): table.metadata for table in guard.tables}.values():
-        ordered += [table for table in reversed(metadata.sorted_tables) if table in guard.tables]
-    return ordered
 
 
 def due(guard: Guard, target: Target, now: Now) -> ColumnElement[bool] | None:
@@ -197,36 +195,89 @@ def not_done(target: Target, at: FromClause | None = None) -> ColumnElement[bool
     return present
 
 
-def deletable(guard: Guard, table: Table, now: Now) -> ColumnElement[bool] | None:
-    """Return SQL that is true for rows that are due, free of holds, and on which no living row depends."""
-    ended = row_ended(guard, table, now)
-    if ended is None:
-        return None
-    return and_(ended, *(not_(each) for each in (*_dependencies(guard, table, now), *_counted_from(guard, table, now))))
+def deletable(guard: Guard, table: Table, now: Now, at: FromClause | None = None) -> ColumnElement[bool] | None:
+    """Return SQL that is true for rows that are due, free of holds, and on which no living row depends.
+
+    ``at`` is the table or an alias of it.
+    """
+    at = table if at is None else at
+    ended = row_ended(guard, table, now, at)
+    return None if ended is None else and_(ended, *(not_(each) for each in _keeping(guard, table, now, at)))
 
 
-def _dependencies(guard: Guard, table: Table, now: Now) -> list[ColumnElement[bool]]:
-    """SQL for each way in which a living row depends on a row of ``table``. One that goes in the same run does not."""
+def _keeping(guard: Guard, table: Table, now: Now, at: FromClause) -> list[ColumnElement[bool]]:
+    """SQL for each way in which a row of ``at`` is kept by another."""
+    inside = [_reached(guard, table, now, at)] if references.within(guard, table) else []
+    return [*_from_outside(guard, table, now, at), *inside]
+
+
+def _from_outside(guard: Guard, table: Table, now: Now, at: FromClause) -> list[ColumnElement[bool]]:
+    """The same without the rows of its circle."""
+    return [*_dependencies(guard, table, now, at), *_counted_from(guard, table, now, at)]
+
+
+def _dependencies(guard: Guard, table: Table, now: Now, at: FromClause) -> list[ColumnElement[bool]]:
+    """SQL for each way in which a living row depends on a row of ``at``. One that goes in the same run does not."""
     found: list[ColumnElement[bool]] = []
-    for foreign in _blocking(guard, table):
-        condition = _refers(foreign, table)
+    circle = references.circle(guard, table)
+    for foreign in references.blocking(guard, table):
         other = foreign.table
-        going = None
-        if other is not table and other in guard.tables and guard.tables[other].model.expire_row is not None:
-            going = deletable(guard, other, now)
-        found.append(
-            exists().where(condition if going is None else and_(condition, not_(func.coalesce(going, false()))))
-        )
+        if other in circle:
+            continue
+        theirs: FromClause = own_alias(foreign.table) if other is at else other
+        condition = references.refers(foreign, theirs, at)
+        if other in guard.tables and guard.tables[other].model.expire_row is not None:
+            going = deletable(guard, other, now, theirs)
+            condition = condition if going is None else and_(condition, not_(func.coalesce(going, false())))
+        found.append(exists().where(condition))
     return found
 
 
-def _counted_from(guard: Guard, table: Table, now: Now) -> list[ColumnElement[bool]]:
+def _reached(guard: Guard, table: Table, now: Now, at: FromClause) -> ColumnElement[bool]:
+    """SQL for rows to which a row that stays refers, directly or over rows of the same circle: a circle goes whole.
+
+    Rows are followed by their keys, as text: one query goes through tables whose keys are of different types.
+    """
+    circle = references.circle(guard, table)
+    width = max(len(references.key_columns(each)) for each in circle)
+    links, staying = [], []
+    for number, foreign in [(n, each) for n, there in enumerate(circle) for each in references.within(guard, there)]:
+        theirs = own_alias(foreign.table)
+        ours = own_alias(circle[number], beside=theirs)
+        to = _named("to", number, _key(circle[number], ours, width))
+        source = _named("from", circle.index(foreign.table), _key(foreign.table, theirs, width))
+        joined = select(*source, *to).join_from(theirs, ours, references.refers(foreign, theirs, ours))
+        links.append(joined)
+        ended = row_ended(guard, foreign.table, now, theirs)
+        going = false() if ended is None else func.coalesce(ended, false())
+        staying.append(joined.where(or_(not_(going), *_from_outside(guard, foreign.table, now, theirs))))
+    link, first = union_all(*links).subquery("privkit_link"), union_all(*staying).subquery("privkit_first")
+    names = ["number", *(f"key_{number}" for number in range(width))]
+    kept = select(*(first.c[f"to_{name}"].label(name) for name in names)).cte("privkit_kept", True, nesting=True)
+    onward = select(*(link.c[f"to_{name}"] for name in names))
+    onward = onward.join_from(kept, link, and_(*(link.c[f"from_{name}"] == kept.c[name] for name in names)))
+    kept = kept.union(onward)
+    chosen = select(*(kept.c[name] for name in names[1:])).where(kept.c.number == circle.index(table))
+    return tuple_(*_key(table, at, width)).in_(chosen)
+
+
+def _key(table: Table, at: FromClause, width: int) -> list[ColumnElement[str]]:
+    found: list[ColumnElement[str]] = [cast(at.c[column.key], Text) for column in references.key_columns(table)]
+    return found + [literal("", Text)] * (width - len(found))
+
+
+def _named(prefix: str, number: int, key: list[ColumnElement[str]]) -> list[ColumnElement[Any]]:
+    parts = [each.label(f"{prefix}_key_{position}") for position, each in enumerate(key)]
+    return [literal(number).label(f"{prefix}_number"), *parts]
+
+
+def _counted_from(guard: Guard, table: Table, now: Now, at: FromClause) -> list[ColumnElement[bool]]:
     """SQL for each living field of another table that counts from the latest row of this one, or of one behind it."""
     found: list[ColumnElement[bool]] = []
     for target in (each for each in field_targets(guard) if each.table is not table):
         for way_here in _ways_to(table, _latest_of(guard, target)):
             parent = own_alias(target.table)
-            joined = _joined(parent, way_here, table)
+            joined = _joined(parent, way_here, at)
             ended = all_passed(guard, target.table, parent, list(target.keeps.values()), now)
             over = (
                 false()
@@ -246,73 +297,45 @@ def _ways_to(
                 yield steps[:number]
 
 
-def _joined(parent: FromClause, steps: Sequence[RelationshipProperty[Any]], table: Table) -> list[ColumnElement[bool]]:
-    """The joins from ``parent`` along relationships to rows of ``table``."""
+def _joined(
+    parent: FromClause, steps: Sequence[RelationshipProperty[Any]], at: FromClause
+) -> list[ColumnElement[bool]]:
+    """The joins from ``parent`` along relationships to rows of ``at``."""
     found: list[ColumnElement[bool]] = []
     for number, step in enumerate(steps, 1):
         target = step.mapper.local_table
         assert isinstance(target, Table)
-        remote = table if number == len(steps) else own_alias(target, beside=parent)
+        remote = at if number == len(steps) else own_alias(target, beside=parent)
         pairs = step.local_remote_pairs or ()
         found += [parent.c[str(ours.key)] == remote.c[str(theirs.key)] for ours, theirs in pairs]
         parent = remote
     return found
 
 
-def row_ended(guard: Guard, table: Table, now: Now) -> ColumnElement[bool] | None:
+def row_ended(guard: Guard, table: Table, now: Now, at: FromClause | None = None) -> ColumnElement[bool] | None:
     """Return SQL that is true for rows past the lifetime of all fields and free of holds."""
-    ended = all_passed(guard, table, table, list(row_keeps(guard, table).values()), now)
-    return None if ended is None else and_(ended, not_(holds.held(guard, table, table, now)))
+    at = table if at is None else at
+    ended = all_passed(guard, table, at, list(row_keeps(guard, table).values()), now)
+    return None if ended is None else and_(ended, not_(spared(guard, table, at, now)))
 
 
 def blocked(guard: Guard, table: Table, now: Now) -> ColumnElement[bool] | None:
     """Return SQL that is true for rows whose lifetime ended but on which living rows depend."""
     ended = row_ended(guard, table, now)
-    blocking = [*_dependencies(guard, table, now), *_counted_from(guard, table, now)]
-    return and_(ended, or_(*blocking)) if ended is not None and blocking else None
-
-
-def dependants(table: Table) -> list[Any]:
-    """Return the foreign keys that refer to ``table``."""
-    return [
-        foreign
-        for other in table.metadata.tables.values()
-        for foreign in other.foreign_key_constraints
-        if foreign.referred_table is table
-    ]
-
-
-def _blocking(guard: Guard, table: Table) -> list[Any]:
-    """The foreign keys whose rows keep a parent alive: all but those that privkit itself clears first."""
-    return [foreign for foreign in dependants(table) if not _clearable(guard, foreign)]
-
-
-def _clearable(guard: Guard, foreign: Any) -> bool:
-    """A declared cascade or SET NULL is followed, but never into a table with a lifetime of its own."""
-    other = foreign.table
-    own_lifetime = other in guard.tables and bool(guard.tables[other].model.fields)
-    if foreign.ondelete == "SET NULL":
-        return not own_lifetime and all(column.nullable for column in foreign.columns)
-    return (
-        foreign.ondelete == "CASCADE"
-        and other is not foreign.referred_table
-        and not own_lifetime
-        and all(_clearable(guard, below) for below in dependants(other))
-    )
+    keeping = _keeping(guard, table, now, table)
+    return and_(ended, or_(*keeping)) if ended is not None and keeping else None
 
 
 def unreferenced(guard: Guard, table: Table) -> ColumnElement[bool]:
-    """Return SQL that is true for rows to which none refers that would be left behind."""
-    return and_(true(), *(not_(exists().where(_refers(foreign, table))) for foreign in _blocking(guard, table)))
-
-
-def _refers(foreign: Any, table: Table) -> ColumnElement[bool]:
-    if foreign.table is table:
-        other = table.alias()
-        pairs = [(other.c[element.parent.key], element.column) for element in foreign.elements]
-    else:
-        pairs = [(element.parent, element.column) for element in foreign.elements]
-    return and_(*(theirs == ours for theirs, ours in pairs))
+    """Return SQL that is true for rows to which no other refers that would be left behind."""
+    found: list[ColumnElement[bool]] = []
+    for foreign in references.blocking(guard, table):
+        theirs = table.alias() if foreign.table is table else foreign.table
+        condition = references.refers(foreign, theirs, table)
+        if theirs is not foreign.table:
+            condition = and_(condition, or_(*(theirs.c[each.key] != each for each in references.key_columns(table))))
+        found.append(not_(exists().where(condition)))
+    return and_(true(), *found)
 
 
 def is_sealed(column: Column[Any]) -> bool:

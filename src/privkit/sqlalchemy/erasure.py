@@ -11,11 +11,12 @@ from sqlalchemy import ColumnElement, Connection, Select, Table, and_, false, fu
 from privkit.deidentify import leaves_residue
 from privkit.ledger import Entry
 from privkit.purposes import internally
-from privkit.sqlalchemy import destroy, due, holds, ledger, pairs
+from privkit.sqlalchemy import destroy, due, holds, ledger, pairs, references
 from privkit.sqlalchemy.due import Target
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.mapping import KEY_COLUMN
 from privkit.sqlalchemy.ownership import owner_key
+from privkit.sqlalchemy.spared import free, spared
 from privkit.sqlalchemy.tables import KEY
 from privkit.sqlalchemy.visibility import all_passed
 
@@ -28,12 +29,7 @@ Ids = Sequence[bytes] | Select[Any]
 
 def held(connection: Connection, guard: Guard, key_id: bytes) -> bool:
     """Whether a hold names a data subject, or keeps a table in which rows of that data subject lie."""
-    if connection.execute(holds.on_subject(guard, key_id, guard.now)).first() is not None:
-        return True
-    return any(
-        _count(connection, table, _theirs(guard, table, [key_id]), holds.held(guard, table, table, guard.now))
-        for table in _tables(guard)
-    )
+    return holds.keeps_subject(connection, guard, key_id)
 
 
 def kept(connection: Connection, guard: Guard, key_id: bytes) -> dict[str, str]:
@@ -56,7 +52,8 @@ def delete(connection: Connection, guard: Guard, ids: Ids) -> int:
     for table in _tables(guard):
         model = guard.tables[table].model
         if model.data_subject or model.expire_row is not None:
-            chosen = [_theirs(guard, table, ids), due.unreferenced(guard, table), _free(guard, table)]
+            going = not_(spared(guard, table, table, guard.now))
+            chosen = [_theirs(guard, table, ids), due.unreferenced(guard, table), going]
             count += destroy.delete_rows(connection, guard, table, _keys(connection, table, *chosen))
     return count
 
@@ -74,10 +71,10 @@ def suppress(
         if _unerasable(target) or (not sealed and _all_sealed(target)):
             continue
         table = target.table
-        chosen = [_theirs(guard, table, ids), _present(target), _free(guard, table)]
+        chosen = [_theirs(guard, table, ids), _present(target), free(guard, table)]
         if field_id in on_duty:
             chosen.append(not_(_on_duty(guard, target)))
-        count += destroy.suppress(connection, target, _keys(connection, table, *chosen), residues=True)
+        count += destroy.suppress(connection, guard, target, _keys(connection, table, *chosen), residues=True)
     return count
 
 
@@ -127,7 +124,7 @@ def _erase_again(connection: Connection, guard: Guard, entry: Entry, body: dict[
 
 
 def _tables(guard: Guard) -> list[Table]:
-    return [table for table in due.in_deletion_order(guard) if holds.has_owner(guard, table)]
+    return [table for table in references.in_deletion_order(guard) if holds.has_owner(guard, table)]
 
 
 def _fields(guard: Guard) -> list[tuple[Target, str]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Date, DateTime, FromClause, Table, case, func, select
+from sqlalchemy import Column, ColumnElement, Date, DateTime, FromClause, Table, func, select
 from sqlalchemy.orm import Mapper, RelationshipProperty
 from sqlalchemy.types import TypeEngine
 
@@ -15,6 +15,7 @@ from privkit.markers import Latest
 from privkit.policy.rules import withdrawn_purpose
 from privkit.sqlalchemy.guard import Guard, Protected, own_alias
 from privkit.sqlalchemy.ownership import inheritance, owner_key
+from privkit.sqlalchemy.standing import withdrawn_at
 from privkit.sqlalchemy.tables import CONSENT
 from privkit.sqlalchemy.types import plain_type
 
@@ -27,7 +28,9 @@ def event_time(guard: Guard, table: Table, at: FromClause, event: str) -> Column
     if purpose is not None:
         return _withdrawal(guard, table, at, purpose)
     each = guard.tables[table]
-    source = each.model.events[event]
+    source = each.model.events.get(event)
+    if source is None:
+        raise _unmapped(each, event)
     path = source.path if isinstance(source, Latest) else source
     found = way(each.mapper, path)
     if found is None:
@@ -57,11 +60,9 @@ def way(mapper: Mapper[Any], path: str) -> tuple[list[RelationshipProperty[Any]]
 
 
 def _withdrawal(guard: Guard, table: Table, at: FromClause, purpose: str) -> ColumnElement[Any]:
-    """When the row's data subject withdrew consent to a purpose, unless it was given again since."""
-    latest = own_alias(guard.own_table(CONSENT))
-    theirs = latest.c.subject == owner_key(guard, table, at), latest.c.purpose == purpose
-    query = select(case((latest.c.event == "withdrawn", latest.c.at))).where(*theirs)
-    return query.order_by(latest.c.seq.desc()).limit(1).correlate_except(latest).scalar_subquery()
+    """When consent of the row's data subject to a purpose was withdrawn, unless it was given again since."""
+    found: ColumnElement[Any] = withdrawn_at(guard.own_table(CONSENT), owner_key(guard, table, at), purpose)
+    return found
 
 
 def _of_base(guard: Guard, each: Protected, at: FromClause, event: str) -> ColumnElement[Any]:
@@ -118,5 +119,15 @@ def _unknown(each: Protected, event: str, path: str) -> MappingError:
         f"{each.mapper.class_.__name__} maps the event {event!r} to {path!r}, which is no time column it can reach.",
         "Nothing that counts from the event would ever expire.",
         'Name a column, "relationship.column" (or further away) of many-to-ones, or Latest("relationship.column").',
+        event=event,
+    )
+
+
+def _unmapped(each: Protected, event: str) -> MappingError:
+    return MappingError(
+        f"{each.mapper.class_.__name__} has personal data that counts from the event {event!r}, which it does not map.",
+        "Nothing that counts from the event would ever expire.",
+        "Map it with @events. A foreign key without a type takes over that of the personal column it refers to, and so"
+        " becomes personal data: give it a type, mapped_column(String, ForeignKey(...)).",
         event=event,
     )

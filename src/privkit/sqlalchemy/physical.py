@@ -37,7 +37,7 @@ class Physical:
     """Where what was gone for every statement at ``logically`` may still lie.
 
     ``rewritten``: since when no file of the database holds it; None: some may, and ``rewrite`` is what ends that.
-    ``backups``: how long the policy says that backups are kept. ``notes``: what is known of each table, and what failed.
+    ``backups``: how long the policy says they are kept. ``notes``: what is known of each table, and what failed.
     """
 
     logically: datetime
@@ -48,7 +48,7 @@ class Physical:
 
     @property
     def by(self) -> datetime | None:
-        """By when no disk holds it; None where the files are not rewritten, or nobody says how long backups are kept."""
+        """By when no disk holds it; None where the files may, or nobody says how long backups are kept."""
         return self.backups.after(self.rewritten) if self.rewritten is not None and self.backups is not None else None
 
     def __str__(self) -> str:

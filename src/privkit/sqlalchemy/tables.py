@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sqlalchemy import BigInteger, Column, Date, DateTime, Index, Integer, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Date,
+    DateTime,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
 
 KEY, EPOCH = "privkit_key", "privkit_epoch"
-LEDGER, HOLD, CONSENT = "privkit_ledger", "privkit_hold", "privkit_consent"
+LEDGER, HOLD, HOLD_ROW, CONSENT = "privkit_ledger", "privkit_hold", "privkit_hold_row", "privkit_consent"
 OBSERVATION = "privkit_observation"
 OBSERVED_NAMES = {"outcome": 12, "field": 200, "purpose": 200, "place": 200}
 """What is counted, with the longest texts: together they are a primary key in every database."""
@@ -77,13 +90,25 @@ def _hold(metadata: MetaData) -> None:
         HOLD,
         metadata,
         Column("id", _Serial, primary_key=True, autoincrement=True),
-        Column("subject", LargeBinary(16), comment="key id of the data subject; NULL: the whole table"),
-        Column("table_name", String(255)),
+        Column("subject", LargeBinary(16), comment="key id of the data subject; NULL: the whole table, or chosen rows"),
+        Column("table_name", String(255), comment="NULL without a subject: the rows in privkit_hold_row"),
+        Column("reference", String(255), unique=True, comment="of its case, or a keyed token of that"),
         Column("reason", Text, nullable=False),
+        Column("role", String(60)),
         Column("placed_by", String(255), nullable=False),
         Column("placed_at", DateTime(timezone=True), nullable=False),
         Column("until", DateTime(timezone=True)),
         Column("released_at", DateTime(timezone=True)),
+    )
+
+
+def _hold_row(metadata: MetaData) -> None:
+    Table(
+        HOLD_ROW,
+        metadata,
+        Column("table_name", String(255), primary_key=True),
+        Column("row_key", String(200), primary_key=True, comment="the primary key as one text; never personal"),
+        Column("hold", _Serial, primary_key=True, autoincrement=False),
     )
 
 
@@ -95,12 +120,21 @@ def _consent(metadata: MetaData) -> None:
         Column("subject", LargeBinary(16), nullable=False),
         Column("purpose", String(255), nullable=False),
         Column("event", String(20), nullable=False),
-        Column("guardian", LargeBinary(16), comment="keyed token of the guardian's reference"),
+        Column("guardian", LargeBinary(16), comment="keyed token of the guardian's reference; NULL: for all guardians"),
         Column("method", String(60)),
-        Column("notice", String(255)),
-        Column("at", DateTime(timezone=True), nullable=False),
+        Column("verifier", LargeBinary(16), comment="keyed token of who verified the guardian"),
+        Column("notice", String(60)),
+        Column("notice_sha256", LargeBinary(32), comment="of the text that was seen"),
+        Column("locale", String(60)),
+        Column("material", Boolean),
+        Column("at", DateTime(timezone=True), nullable=False, comment="when it was recorded"),
+        Column(
+            "claimed_at", DateTime(timezone=True), comment="when it is said to have happened, where that is earlier"
+        ),
+        Column("expires", DateTime(timezone=True)),
     )
     Index("ix_privkit_consent_subject", consent.c.subject, consent.c.purpose, consent.c.seq)
+    Index("ix_privkit_consent_guardian", consent.c.guardian)
 
 
 def _observation(metadata: MetaData) -> None:
@@ -119,6 +153,7 @@ _DEFINED: dict[str, Callable[[MetaData], None]] = {
     EPOCH: _epoch,
     LEDGER: _ledger,
     HOLD: _hold,
+    HOLD_ROW: _hold_row,
     CONSENT: _consent,
     OBSERVATION: _observation,
 }

@@ -13,7 +13,9 @@ from privkit.purposes import internally
 from privkit.sqlalchemy import consents, destroy, erasure, ledger
 from privkit.sqlalchemy.finality import Finality, finality
 from privkit.sqlalchemy.guard import Guard
+from privkit.sqlalchemy.physical import Physical, settle
 from privkit.sqlalchemy.tables import KEY
+from privkit.subjects import deferred
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,8 @@ class Erasure:
     """What an erasure did. ``subject``: the key id, hexadecimal. ``kept``: field ids, with the duties that keep them.
 
     ``fields`` values were destroyed one by one, ``rows`` rows were deleted, at ``at``. ``finality`` of the key; None
-    where a duty keeps it: then a backup made before still opens with it.
+    where a duty keeps it: then a backup made before still opens with it. ``physically``: what may be left on disks of
+    values that were not sealed. ``deferred``: nothing was done yet, as it waits for a hold to end.
     """
 
     subject: str
@@ -30,6 +33,8 @@ class Erasure:
     kept: Mapping[str, str]
     at: datetime
     finality: Finality | None
+    physically: Physical | None
+    deferred: bool = False
 
     @property
     def unreadable_by(self) -> datetime:
@@ -42,31 +47,68 @@ class Erasure:
         return self.finality.final_by if self.finality is not None else None
 
 
-def erase(guard: Guard, engine: Engine, subject: object, *, by: str) -> Erasure:
+def erase(guard: Guard, engine: Engine, subject: object, *, by: str, defer: bool = False) -> Erasure:
     """Erase a data subject: a mapped object of its class, or its 16-byte key id. ``by``: who asked for it.
 
     Fields that a duty still keeps stay, and with them the key; all others are destroyed. Doing it twice is doing
     it once. Raises PlanError, and erases nothing, where a hold forbids it or a column can hold nothing in place of
     its value; InvalidValue for somebody this database does not know; LedgerError where the line cannot be written.
+    ``defer``: under a hold, note that it waits, for ``erase_deferred``.
     """
     if not isinstance(by, str) or not by.strip():
         raise InvalidValue("An erasure needs the name of who asked for it.", "", 'Give it as text: by="...".')
     with internally(), engine.begin() as connection:
         ledger.lock(connection, guard)
         key_id = _known(connection, guard, subject)
-        _refuse_held(connection, guard, key_id)
-        kept = erasure.kept(connection, guard, key_id)
-        rows = 0
-        if not kept:
-            destroy.destroy_keys(connection, guard, [key_id])
-            rows = erasure.delete(connection, guard, [key_id])
-        fields = erasure.suppress(connection, guard, [key_id], on_duty=kept)
-        _refuse_left(erasure.left(connection, guard, [key_id]).keys() - kept.keys())
-        body = {"subject": key_id.hex(), "by": ledger.who(guard, by), "fields": fields, "rows": rows}
-        ledger.append(connection, guard, "erased", body | {"kept": sorted(kept)})
-        found = None if kept else finality(connection, guard)
+        who = ledger.who(guard, by)
+        waits = defer and erasure.held(connection, guard, key_id)
+        if waits:
+            deferred.defer(connection, guard, key_id, who)
+        else:
+            done = _erased(connection, guard, key_id, who)
+    if waits:
+        return Erasure(key_id.hex(), 0, 0, {}, guard.now(), None, None, deferred=True)
+    return _ended(guard, engine, key_id, done)
+
+
+def erase_deferred(guard: Guard, engine: Engine) -> list[Erasure]:
+    """Erase each data subject whose erasure waits for no hold any more. Raises as ``erase`` does."""
+    made = []
+    with internally():
+        with engine.connect() as connection:
+            todo = deferred.waiting(connection, guard)
+        for key_id, who in todo.items():
+            with engine.begin() as connection:
+                ledger.lock(connection, guard)
+                free = key_id in deferred.waiting(connection, guard) and not erasure.held(connection, guard, key_id)
+                done = _erased(connection, guard, key_id, who) if free else None
+            if done is not None:
+                made.append(_ended(guard, engine, key_id, done))
+    return made
+
+
+_Done = tuple[int, int, Mapping[str, str], Finality | None]
+
+
+def _erased(connection: Connection, guard: Guard, key_id: bytes, who: str) -> _Done:
+    _refuse_held(connection, guard, key_id)
+    kept = erasure.kept(connection, guard, key_id)
+    rows = 0
+    if not kept:
+        destroy.destroy_keys(connection, guard, [key_id])
+        rows = erasure.delete(connection, guard, [key_id])
+    fields = erasure.suppress(connection, guard, [key_id], on_duty=kept)
+    _refuse_left(erasure.left(connection, guard, [key_id]).keys() - kept.keys())
+    body = {"subject": key_id.hex(), "by": who, "fields": fields, "rows": rows, "kept": sorted(kept)}
+    ledger.append(connection, guard, "erased", body)
+    return fields, rows, kept, None if kept else finality(connection, guard)
+
+
+def _ended(guard: Guard, engine: Engine, key_id: bytes, done: _Done) -> Erasure:
+    fields, rows, kept, found = done
     guard.keys.forget(key_id)  # somebody may have loaded it again before the commit
-    return Erasure(key_id.hex(), fields, rows, kept, guard.now(), found)
+    left = settle(guard, engine, (table.fullname for table in guard.tables))
+    return Erasure(key_id.hex(), fields, rows, kept, guard.now(), found, left)
 
 
 def _known(connection: Connection, guard: Guard, subject: object) -> bytes:
@@ -86,7 +128,7 @@ def _refuse_held(connection: Connection, guard: Guard, key_id: bytes) -> None:
         raise PlanError(
             "A hold keeps rows of this data subject.",
             "Nothing was erased: somebody recorded a reason not to destroy yet.",
-            "Once it ends, erase again; privacy.release(engine, hold, by=...) ends it now.",
+            "Once it ends, erase again; or erase(..., defer=True) and then erase_deferred(engine).",
         )
 
 
