@@ -53,6 +53,7 @@ def test_e18_an_erasure_waits_for_a_hold_and_is_carried_out_afterwards(project: 
     released = project.run("hold", "release", "1", "--by", "counsel")
     assert released.out.endswith("privkit erase --deferred: 1\n")
     assert 1 == project.run("hold", "list").code
+    assert "erasures that wait for no hold any more: 1" in project.run("status").out
     done = project.run("erase", "--deferred")
     assert (0, True) == (done.code, "erased: 1 data subjects, 2 rows deleted" in done.out)
     assert [] == project.rows("SELECT id FROM riders WHERE id = 1")

@@ -76,7 +76,7 @@ def test_a_plan_from_a_file_is_executed_and_nothing_that_fell_due_later(project:
     assert 0 == ended.code
     assert "Due at 2026-01-02 00:00:00 UTC" in ended.out
     assert {"riders.born": 20, "riders.home": 20} == destroyed(project)
-    assert "overdue: 70\n" == project.run("status").out
+    assert project.run("status").out.endswith("overdue: 70\n")
 
 
 def test_a_plan_of_another_policy_is_refused(project: Project) -> None:
@@ -217,4 +217,4 @@ def test_the_whole_job_on_postgresql_shows_no_password(project: Project, pg_url:
     assert 0 == project.run("status", PRIVKIT_URL=url).code
     assert 0 == project.run("check", PRIVKIT_URL=url).code
     assert 0 == project.run("ledger", "verify", PRIVKIT_URL=url).code
-    assert "overdue: 110\n" == project.run("status").out  # the database of pyproject.toml is another one
+    assert project.run("status").out.endswith("overdue: 110\n")  # the database of pyproject.toml is another one

@@ -206,6 +206,7 @@ def _consent(
     at = made.clock.now = chance.choice(near)
     made.privacy.consent.withdraw(session, subject=person, purposes={"news"})
     if chance.random() < 0.3:
+        made.clock.now += timedelta(microseconds=1)  # of one instant the withdrawal counts
         made.privacy.consent.grant(session, subject=person, purposes={"news"}, guardian="g", method="signed_form")
         return None
     return at

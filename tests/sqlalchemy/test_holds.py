@@ -10,8 +10,19 @@ import pytest
 from sqlalchemy import ForeignKey, Table, create_engine, delete, not_, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from privkit import FileKeyring, GeoPoint, Personal, Privacy, data_subject, events, not_personal, owned_by, purposes
-from privkit.errors import ClockError, InvalidValue, PlanError
+from privkit import (
+    FileKeyring,
+    GeoPoint,
+    Personal,
+    Privacy,
+    data_subject,
+    events,
+    not_personal,
+    owned_by,
+    policy,
+    purposes,
+)
+from privkit.errors import ClockError, InvalidValue, PlanError, PolicyError
 from privkit.sqlalchemy import destroy, due, holds, ledger
 from privkit.sqlalchemy.due import Target
 from tests.databases import raw_rows
@@ -544,20 +555,24 @@ def test_whoever_calls_a_statement_that_destroys_it_leaves_what_is_held(
     assert [(1,), (3,), (4,)] == raw_rows(database_url, "SELECT id FROM trips ORDER BY id")
 
 
-@pytest.mark.parametrize("models", ["service", "shapes"])
-def test_f14_every_mapped_table_is_under_the_rule_without_being_named_in_it(
-    request: pytest.FixtureRequest, models: str
-) -> None:
+def test_f14_every_mapped_table_is_under_the_rule_without_being_named_in_it(service: RideService) -> None:
     """A table that is mapped tomorrow is, too: all that is asked is what it is mapped as."""
-    each: RideService = request.getfixturevalue(models)
-    for table in each.guard.tables:
-        hold = place(each, table=table.fullname)
-        with purposes.internally(), each.engine.connect() as connection:
-            found = holds.held(each.guard, table, table, each.guard.now)
-            rows = select(*table.primary_key.columns)
+    assert_every_table_is_held(service)
+
+
+def test_f14_so_are_tables_that_inherit_or_belong_to_nobody(shapes: RideService) -> None:
+    assert_every_table_is_held(shapes)
+
+
+def assert_every_table_is_held(service: RideService) -> None:
+    for table in service.guard.tables:
+        hold = place(service, table=table.fullname)
+        found = holds.held(service.guard, table, table, service.guard.now)
+        rows = select(*table.primary_key.columns)
+        with purposes.internally(), service.engine.connect() as connection:
             assert [] != connection.execute(rows.where(found)).all()
             assert [] == connection.execute(rows.where(not_(found))).all()
-        release(each, hold)
+        release(service, hold)
 
 
 def test_a_hold_survives_the_roll_of_the_keys_and_what_it_keeps_still_opens(service: RideService) -> None:
@@ -593,6 +608,23 @@ def test_the_policy_names_who_may_place_and_release_and_for_how_long(service: Ri
     assert [] == privacy.release(engine, hold, by=BY, role="dpo")
     assert ["legal", "dpo"] == [body["role"] for _, body in evidence(service)]
     engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ("{place: [legal]}", "holds has no 'release'"),
+        ("{place: [], release: [dpo]}", "holds.place names nobody"),
+        ("{place: legal, release: [dpo]}", "holds.place must be a list"),
+        ("{place: [legal], release: [dpo], longest: ever}", "holds.longest is 'ever'"),
+        ("{place: [legal], release: [dpo], until: P1Y}", "unknown key 'until'"),
+    ],
+)
+def test_rules_for_holds_that_are_wrong_are_told_of_with_the_policy(tmp_path: Path, rules: str, said: str) -> None:
+    path = tmp_path / "rules.yaml"
+    path.write_text(POLICY.read_text(encoding="utf-8") + f"holds: {rules}\n", encoding="utf-8")
+    with pytest.raises(PolicyError, match=said):
+        policy.load(path)
 
 
 def test_without_such_a_rule_a_hold_says_itself_when_it_ends(service: RideService) -> None:

@@ -37,17 +37,19 @@ def status(
     """
     privacy, longest = load_privacy(app), _grace(grace)
     with database(privacy, url) as engine:
-        found = privacy.status(engine, grace=longest)
+        found, (waiting, _) = privacy.status(engine, grace=longest), privacy.deferred(engine)
     if json:
         say(found.json())
     else:
         console.print(status_view(found))
+        if waiting:
+            say(f"erasures that wait for no hold any more: {len(waiting):,} (privkit erase --deferred)")
     if textfile is not None:
         try:
             write_textfile(found, textfile)
         except OSError as error:
             raise ApplicationError(f"{textfile} cannot be written ({error.strerror}).", "", "Name another.") from None
-    raise typer.Exit(0 if found.ok else FOUND)
+    raise typer.Exit(0 if found.ok and not waiting else FOUND)
 
 
 def _grace(text: str) -> timedelta:

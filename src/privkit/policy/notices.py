@@ -1,4 +1,4 @@
-"""What a consent has to be like to count: how it was verified, how old it is, and which version of the notice was seen."""
+"""What a consent has to be like to count: how it was verified, its age, and which version of the notice was seen."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class ConsentTerms:
     def fault(
         self, given: datetime, expires: datetime | None, method: str | None, notice: str | None, now: datetime
     ) -> str | None:
-        """Return why a consent does not count at ``now``: ``expired``, ``superseded``, ``unverified``; None: it does."""
+        """Return why a consent does not count at ``now`` (expired, superseded, unverified); None: it does."""
         ended = expires is not None and expires <= now
         if ended or (self.valid is not None and self.valid.after(given) <= now):
             return "expired"

@@ -76,8 +76,8 @@ class Purpose:
 
     ``minimum_group``: it sees personal data only as aggregates over at least so many data subjects; None: no limit.
     ``uses``: what it does, as rule packs call it (``profiling``), so that their rules about children find it.
-    ``consent_valid``: how long a consent to it counts; None: as long as it stands. ``disclosure``: whether it gives data
-    to others; None: where the policy lists a recipient for it.
+    ``consent_valid``: how long a consent to it counts; None: as long as it stands. ``disclosure``: whether it gives
+    data to others; None: where the policy lists a recipient for it.
     """
 
     name: str
@@ -249,14 +249,14 @@ class Policy:
             return purpose.children
         return "consent" if purpose.legal_basis == "consent" or asked == "consent" else "allowed"
 
-    def consent_terms(self, name: str) -> ConsentTerms:
+    def consent_terms(self, name: str, *, disclosure: bool = False) -> ConsentTerms:
         """Return what consent to a purpose has to be like to count. Raises PolicyError for an unknown purpose.
 
-        Where the purpose discloses data, the guardian has to be verified by a method that is good enough for that.
+        Where data is disclosed, by the purpose or now (``disclosure``), the method has to be good enough for that.
         """
         purpose = self.purpose(name)
         listed = any(name in each.purposes for each in self.recipients.values())
-        discloses = listed if purpose.disclosure is None else purpose.disclosure
+        discloses = disclosure or (listed if purpose.disclosure is None else purpose.disclosure)
         strong = tuple(each.name for each in self.verification_methods.values() if each.disclosure)
         return ConsentTerms(purpose.consent_valid, strong if discloses else None, renewals(self.notices, name))
 

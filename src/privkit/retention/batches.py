@@ -99,7 +99,7 @@ class Job:
 
     @contextmanager
     def transaction(self, patience: float = math.inf) -> Iterator[Connection]:
-        """Begin a transaction that never makes others wait for long. ``patience``: how long it waits at most for rows."""
+        """Begin a transaction that never makes others wait for long. ``patience``: how long it waits at most."""
         with self.engine.connect() as connection:
             if self.shares:
                 # At a higher level a hold that is placed meanwhile would not be seen.

@@ -66,7 +66,7 @@ class Forecast:
 
 
 def make(guard: Guard, connection: Connection, days: int = 90) -> Forecast:
-    """Count what falls due in the next ``days`` (1 to 700), in one statement for each step of a plan.
+    """Count what falls due in the next ``days`` (1 to 700) of what is stored now.
 
     By the day for up to 100 days, else by the week. Raises InvalidValue for another number of days.
     """
@@ -81,14 +81,15 @@ def make(guard: Guard, connection: Connection, days: int = 90) -> Forecast:
 
 
 def _expected(guard: Guard, connection: Connection, target: Target, instants: Sequence[datetime]) -> Expected | None:
-    query = moments.falling_due(guard, target, instants)
-    if query is None:
+    found = moments.falling_due(guard, connection, target, instants)
+    if found is None:
         return None
-    falling, counted = [0] * len(instants), [0] * len(instants)
-    for ended, whole, rows in connection.execute(query):
-        if ended < whole:  # otherwise a run deletes the row as a whole, and has nothing to do here
-            falling[ended] += rows
-        for number in range(ended, whole):
-            counted[number] += rows
-    name = target.table.fullname, target.field
-    return Expected(*name, planner.technique(target), planner.rule(guard, target), tuple(falling), tuple(counted))
+    counted, falling = zip(*found, strict=True)
+    return Expected(
+        target.table.fullname,
+        target.field,
+        planner.technique(target),
+        planner.rule(guard, target),
+        falling,
+        counted,
+    )

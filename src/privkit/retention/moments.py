@@ -1,16 +1,15 @@
-"""At which of many instants something falls due, in one statement over the predicate of the plan itself.
+"""What is due at many instants, by the predicate of the plan itself: built and compiled once, asked again and again.
 
-What is due of the same rows stays due as time goes on. So of many instants the first at which a row is due is found
-by halving, as SQL: seven looks at a row tell one of a hundred instants.
+What is due of the same rows stays due as time goes on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Integer, Select, case, func, literal_column, select
+from sqlalchemy import Connection, Select, case, func, literal, select
 
 from privkit.sqlalchemy import due
 from privkit.sqlalchemy.due import Target
@@ -19,37 +18,46 @@ from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.row_facts import as_instant
 from privkit.sqlalchemy.types import plain_type
 
-PARTS = 64
-"""In how many parts one statement divides a span of time."""
-
-_LONGEST = timedelta(days=200 * 366)
 _SECOND = timedelta(seconds=1)
 
 
-def first_of(conditions: Sequence[ColumnElement[bool]], number: int = 0) -> ColumnElement[int]:
-    """Return SQL for the number of the first of ``conditions`` that holds, or of none; all after it have to hold."""
-    if not conditions:
-        return literal_column(str(number), Integer())
-    middle = len(conditions) // 2
-    before = first_of(conditions[:middle], number)
-    return case((conditions[middle], before), else_=first_of(conditions[middle + 1 :], number + middle + 1))
+class Asked:
+    """A query about a target whose instants are set when it is run: ``at``, and ``before``, an earlier one."""
+
+    def __init__(self, target: Target, build: Callable[[Asked], Select[Any]]) -> None:
+        self.at = self.before = MINIMUM
+        self._target, self._build = target, build
+        self._built: Select[Any] | None = None
+
+    def run(self, connection: Connection, at: datetime, before: datetime = MINIMUM) -> Any:
+        """Return the query's one row, or None."""
+        self.at, self.before = at, before
+        if self._built is None or self._target.divided is not None:  # an epoch's cut-off is no bind that asks again
+            self._built = self._build(self)
+        return connection.execute(self._built).first()
 
 
-def falling_due(guard: Guard, target: Target, instants: Sequence[datetime]) -> Select[Any] | None:
-    """Return a query for how many rows fall due at which of ``instants``, which ascend; None: they never do.
+def falling_due(
+    guard: Guard, connection: Connection, target: Target, instants: Sequence[datetime]
+) -> Iterator[tuple[int, int]] | None:
+    """Yield for each of ``instants``, which ascend, how many are due, and how many of them not at the one before.
 
-    Its rows: the number of the first instant at which the time of a target is over, that of the first at which its row
-    goes as a whole instead (``len(instants)``: at none), and how many.
+    None: the target is kept for ever.
     """
-    found = [due.parts(guard, target, lambda at=at: at) for at in instants]  # type: ignore[misc]
-    known = [each for each in found if each is not None]
-    if not known:
+    if due.due(guard, target, lambda: instants[0]) is None:
         return None
-    whole = [row for _, row in known if row is not None]
-    ended = [each for each, _ in known]
-    numbers = first_of(ended).label("ended"), first_of(whole, 0 if whole else len(instants)).label("whole")
-    inner = select(*numbers).select_from(target.table).where(ended[-1]).subquery()
-    return select(inner.c.ended, inner.c.whole, func.count()).group_by(inner.c.ended, inner.c.whole)
+
+    def build(asked: Asked) -> Select[Any]:
+        chosen = due.due(guard, target, lambda: asked.at)
+        earlier = due.parts(guard, target, lambda: asked.before)
+        assert chosen is not None
+        assert earlier is not None
+        anew = func.count(case((earlier[0], None), else_=literal(1)))
+        query: Select[Any] = select(func.count(), anew).select_from(target.table).where(chosen)
+        return query
+
+    asked, before = Asked(target, build), [MINIMUM, *instants]
+    return ((due_, anew) for due_, anew in map(asked.run, [connection] * len(instants), instants, before))
 
 
 def oldest(guard: Guard, connection: Connection, target: Target, now: datetime) -> datetime | None:
@@ -66,24 +74,25 @@ def oldest(guard: Guard, connection: Connection, target: Target, now: datetime) 
         query = select(func.min(event, type_=plain_type(event))).select_from(target.table).where(predicate)
         first = as_instant(connection.execute(query).scalar())
         return None if first is None else max(keep.period.after(first) for keep in keeps)
-    return _by_parts(guard, connection, target, now, select(target.table).where(predicate))
+    return _by_halves(guard, connection, target, now)
 
 
-def _by_parts(
-    guard: Guard, connection: Connection, target: Target, now: datetime, rows: Select[Any]
-) -> datetime | None:
-    """Halve the time until ``now`` down to a second. There is no SQL for calendar arithmetic that databases share."""
-    latest, span = now, min(_LONGEST, now - MINIMUM)
-    while span > _SECOND:
-        instants = [latest - span * number / PARTS for number in range(PARTS - 1, 0, -1)]
-        query = rows.with_only_columns(func.min(first_of(_ended(guard, target, instants))), maintain_column_froms=True)
-        number = connection.execute(query).scalar()
-        if number is None:
-            return None
-        latest, span = [*instants, latest][number], span / PARTS
-    return latest
+def _by_halves(guard: Guard, connection: Connection, target: Target, now: datetime) -> datetime | None:
+    """Databases share no SQL for calendar arithmetic, so the instant is searched for."""
 
+    def build(asked: Asked) -> Select[Any]:
+        chosen, earlier = due.due(guard, target, lambda: now), due.parts(guard, target, lambda: asked.at)
+        assert chosen is not None
+        assert earlier is not None
+        return select(literal(1)).select_from(target.table).where(chosen, earlier[0]).limit(1)
 
-def _ended(guard: Guard, target: Target, instants: Sequence[datetime]) -> list[ColumnElement[bool]]:
-    found = (due.parts(guard, target, lambda at=at: at) for at in instants)  # type: ignore[misc]
-    return [each[0] for each in found if each is not None]
+    asked, not_yet, already = Asked(target, build), MINIMUM, now
+    if asked.run(connection, now) is None:
+        return None
+    while already - not_yet > _SECOND:
+        middle = not_yet + (already - not_yet) / 2
+        if asked.run(connection, middle) is None:
+            not_yet = middle
+        else:
+            already = middle
+    return already

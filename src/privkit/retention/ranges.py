@@ -47,16 +47,16 @@ class Ranges:
         """Return the condition of the next range, of about so many rows, or None at the end. ``due``: of the step."""
         with self._taking:
             if self._chosen is None:
-                self._chosen = self._blocks(connection) or _Keys(self._target)
+                much = not self._exactly and self._step.share >= MUCH
+                self._chosen = (self._blocks(connection) if much else None) or _Keys(self._target, every=much)
             return self._chosen.take(connection, due, rows)
 
     def _blocks(self, connection: Connection) -> _Blocks | None:
         """PostgreSQL reads a part of a heap from version 14 on. What is no heap is a view, or lies elsewhere."""
-        if self._exactly or self._step.share < MUCH or connection.dialect.name != "postgresql":
+        dialect = connection.dialect
+        if dialect.name != "postgresql" or (dialect.server_version_info or (0,)) < (14,):
             return None
-        if (connection.dialect.server_version_info or (0,)) < (14,):
-            return None
-        name = connection.dialect.identifier_preparer.format_table(self._target.table)
+        name = dialect.identifier_preparer.format_table(self._target.table)
         heap = connection.execute(_HEAP, {"name": name}).one()
         return _Blocks(heap.longest, self._step.total / float(heap.together)) if heap.plain and heap.longest else None
 
@@ -89,15 +89,16 @@ def _start_of(block: int) -> ColumnElement[Any]:
 
 
 class _Keys:
-    """Ranges between two keys, with as many rows in each that are due as were asked for."""
+    """Ranges between two keys, with as many rows in each as were asked for: of ``every`` kind, or that are due."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, *, every: bool) -> None:
         self._keys: list[Any] = list(destroy.key_columns(target.table))
+        self._every = every
         self._after: Sequence[Any] | None = None
 
     def take(self, connection: Connection, due: ColumnElement[bool], rows: int) -> ColumnElement[bool] | None:
         begin = destroy.keyset(self._keys, self._after)
-        found = select(*self._keys).where(due, *begin)
+        found = select(*self._keys).where(*begin, *(() if self._every else (due,)))
         last = connection.execute(found.order_by(*self._keys).offset(rows - 1).limit(1)).first()
         if last is None:  # the rest is shorter
             last = connection.execute(found.order_by(*(key.desc() for key in self._keys)).limit(1)).first()

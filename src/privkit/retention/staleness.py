@@ -143,7 +143,7 @@ def _difference(
     assert predicate is not None
     now = planner.count(connection, target, predicate)
     if now <= commitment.LIMIT and step.commitment is not None and under is not None:
-        found = commitment.fingerprints(planner.keys_of(connection, target, predicate), under)
+        found = commitment.fingerprints(planner.keys_of(connection, target, predicate) if now else (), under)
         planned = _planned(step)
         return len(found - planned), len(planned - found)
     return max(0, now - step.due), max(0, step.due - now)

@@ -1,30 +1,28 @@
-"""The consent ledger: what guardians gave and withdrew, for which purposes. Rows are added, never changed.
+"""The consent ledger: what guardians were asked, gave, refused and withdrew. Rows are added, never changed.
 
-The newest row of a data subject and purpose counts; the sequence number orders them, not the clock. Guardians
-are kept as keyed tokens: a name can be confirmed, not read.
+``privkit.consent.state`` says what they amount to; the sequence number orders them, not the clock. Guardians are kept
+as keyed tokens: a name can be confirmed, not read. Whatever takes consent away changes the key row of its data subject,
+which a transaction that writes on consent holds: neither of the two can miss the other.
 """
 
 from __future__ import annotations
 
-from base64 import b32decode
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, insert, inspect, select
+from sqlalchemy import Connection, insert, inspect, select, update
 from sqlalchemy.orm import InstanceState, Session, scoped_session
 
-from privkit.deidentify import token
+from privkit.consent.state import ASKED, LAPSED, NO, REFUSED, WITHDRAWN, ConsentEvent
 from privkit.errors import InvalidValue, MappingError, SealedError
 from privkit.ledger import Entry
 from privkit.purposes import internally
-from privkit.sqlalchemy import ledger
+from privkit.sqlalchemy import consent_rows, consent_words, ledger
+from privkit.sqlalchemy.consent_words import Word, known, reference
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.mapping import KEY_COLUMN
-from privkit.sqlalchemy.tables import CONSENT
-
-GIVEN, WITHDRAWN = "given", "withdrawn"
-LONGEST_METHOD = 60
+from privkit.sqlalchemy.tables import CONSENT, KEY
 
 Target = Connection | Session | scoped_session[Any]
 
@@ -34,48 +32,140 @@ def grant(
     guard: Guard,
     subject_key: bytes,
     purposes: Iterable[str],
-    guardian: str,
+    guardian: object,
     method: str,
     notice: str | None = None,
+    **details: Any,
 ) -> None:
     """Record that a guardian consents to ``purposes`` for one data subject, in the transaction of ``target``.
 
-    ``guardian``: the application's reference to the person. ``method``: how the person was verified, one of
-    the policy's verification methods. ``notice``: the version of the text that the person saw.
-
-    Raises PolicyError for an unknown purpose, InvalidValue for an unknown method or an empty reference.
+    ``details``: as ``ConsentLedger.grant`` takes them. Raises PolicyError for an unknown purpose, InvalidValue for a
+    method or notice that the policy does not list, or an empty reference.
     """
-    _check_method(guard, method)
-    _record(target, guard, subject_key, purposes, GIVEN, guardian, method, notice)
+    connection = _connection(target)
+    who = guardian_token(connection, guard, guardian)
+    word = consent_words.consent(guard, purposes, who, method, notice=notice, **details)
+    record(connection, guard, subject_key, word)
 
 
 def withdraw(
-    target: Target, guard: Guard, subject_key: bytes, purposes: Iterable[str], guardian: str | None = None
+    target: Target, guard: Guard, subject_key: bytes, purposes: Iterable[str], guardian: object = None
 ) -> None:
-    """Record that consent to ``purposes`` is withdrawn, or refused, in the transaction of ``target``.
+    """Record that consent to ``purposes`` is withdrawn, in the transaction of ``target``.
 
     Raises PolicyError for an unknown purpose.
     """
-    _record(target, guard, subject_key, purposes, WITHDRAWN, guardian, None, None)
+    _refuse(target, guard, subject_key, purposes, guardian, WITHDRAWN)
+
+
+def _refuse(
+    target: Target, guard: Guard, subject_key: bytes, purposes: Iterable[str], guardian: object, event: str
+) -> None:
+    connection = _connection(target)
+    who = None if guardian is None else guardian_token(connection, guard, guardian)
+    record(connection, guard, subject_key, Word(event=event, purposes=known(guard, purposes), guardian=who))
 
 
 def state(target: Target, guard: Guard, subject_key: bytes, purpose: str) -> str | None:
-    """Return ``"given"``, ``"withdrawn"``, or None where nothing was recorded.
-
-    Raises PolicyError for an unknown purpose.
-    """
+    """Return what consent amounts to now, as ``privkit.consent.state`` says it. Raises PolicyError."""
     guard.policy.purpose(purpose)
-    consent = guard.own_table(CONSENT)
-    events = select(consent.c.event).where(consent.c.subject == subject_key, consent.c.purpose == purpose)
-    found = _connection(target).execute(events.order_by(consent.c.seq.desc()).limit(1)).scalar()
-    return None if found is None else str(found)
+    return consent_rows.states(_connection(target), guard, subject_key).get(purpose)
+
+
+def record(connection: Connection, guard: Guard, subject: bytes, word: Word) -> None:
+    """Add the rows of one word, and its line in the evidence ledger."""
+    if word.event in NO:
+        _hold_off_writers(connection, guard, [subject])
+    # Taken first, so that numbers are given out in the order in which writers commit.
+    ledger.lock(connection, guard)
+    consent, numbers = guard.own_table(CONSENT), []
+    for row in word.rows(subject, guard.now()):
+        added = connection.execute(insert(consent).values(row))
+        numbers.append(added.inserted_primary_key[0])  # type: ignore[index]
+    who = word.guardian and word.guardian.hex()
+    body: dict[str, object] = {"purposes": [*word.purposes], "method": word.method, "guardian": who, "rows": numbers}
+    # Whose consent was withdrawn has to outlive the database; whose was given has not.
+    whose: dict[str, object] = {"subject": subject.hex()} if word.event in NO else {}
+    ledger.append(connection, guard, f"consent_{word.event}", body | whose)
+
+
+def lapse(connection: Connection, guard: Guard, guardian: bytes, subject: bytes | None = None) -> int:
+    """Record that a guardian is one no more: of ``subject``, or of all. Returns of how many data subjects.
+
+    What that guardian gave counts no more, and neither does a no of that guardian.
+    """
+    theirs = consent_rows.unlapsed(connection, guard, guardian, subject)
+    if not theirs:
+        return 0
+    _hold_off_writers(connection, guard, theirs)
+    ledger.lock(connection, guard)
+    _add_lapsed(connection, guard, guardian, theirs, guard.now())
+    body = {"guardian": guardian.hex(), "subject": subject and subject.hex(), "count": len(theirs)}
+    ledger.append(connection, guard, "consent_lapsed", body)
+    return len(theirs)
+
+
+def _add_lapsed(
+    connection: Connection, guard: Guard, guardian: bytes, theirs: Mapping[bytes, list[str]], at: datetime
+) -> None:
+    words = {each: Word(event=LAPSED, purposes=tuple(names), guardian=guardian) for each, names in theirs.items()}
+    rows = [row for subject, word in words.items() for row in word.rows(subject, at)]
+    connection.execute(insert(guard.own_table(CONSENT)), rows)
+
+
+def _hold_off_writers(connection: Connection, guard: Guard, subjects: Iterable[bytes]) -> None:
+    """Wait for those who write on consent, and have those fail whose snapshot is older than this."""
+    keys = guard.own_table(KEY)
+    with internally():
+        for subject in sorted(subjects):
+            connection.execute(update(keys).where(keys.c.id == subject).values(created_at=keys.c.created_at))
+
+
+@ledger.redoes("consent_refused")
+@ledger.redoes("consent_withdrawn")
+def _withdraw_again(connection: Connection, guard: Guard, entry: Entry, body: dict[str, Any]) -> None:
+    """Consent that was given since is not given again: nobody's consent is made up."""
+    guardian = body["guardian"] and bytes.fromhex(body["guardian"])
+    word = Word(event=entry.kind.removeprefix("consent_"), purposes=tuple(body["purposes"]), guardian=guardian)
+    rows = word.rows(bytes.fromhex(body["subject"]), datetime.fromisoformat(entry.at))
+    connection.execute(insert(guard.own_table(CONSENT)), rows)
+
+
+@ledger.redoes("consent_lapsed")
+def _lapse_again(connection: Connection, guard: Guard, entry: Entry, body: dict[str, Any]) -> None:
+    guardian, subject = bytes.fromhex(body["guardian"]), body["subject"] and bytes.fromhex(body["subject"])
+    if theirs := consent_rows.unlapsed(connection, guard, guardian, subject):
+        _add_lapsed(connection, guard, guardian, theirs, datetime.fromisoformat(entry.at))
 
 
 class ConsentLedger:
-    """Consent for data subjects as the application holds them: mapped objects."""
+    """Consent for data subjects as the application holds them: mapped objects.
+
+    A guardian is the application's reference to the person (a text), or a mapped data subject. What is recorded counts
+    once the session commits. Each method raises PolicyError for an unknown purpose, MappingError for what is no data
+    subject and InvalidValue for one without a row.
+    """
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
+
+    def ask(
+        self,
+        session: Session | scoped_session[Any],
+        *,
+        subject: object,
+        purposes: Iterable[str],
+        guardian: object = None,
+        notice: str | None = None,
+        locale: str | None = None,
+    ) -> None:
+        """Record that a guardian was asked, and with which notice. It changes no state."""
+        connection, key_id = _subject(session, subject)
+        names, who = known(self._guard, purposes), None
+        if guardian is not None:
+            who = guardian_token(connection, self._guard, guardian)
+        seen = consent_words.seen(self._guard, names, notice, locale)
+        record(connection, self._guard, key_id, Word(event=ASKED, purposes=names, guardian=who, **seen))
 
     def grant(
         self,
@@ -83,18 +173,36 @@ class ConsentLedger:
         *,
         subject: object,
         purposes: Iterable[str],
-        guardian: str,
+        guardian: object,
         method: str,
         notice: str | None = None,
+        locale: str | None = None,
+        verifier: str | None = None,
+        claimed_at: datetime | None = None,
+        until: datetime | None = None,
     ) -> None:
-        """Record that a guardian consents to ``purposes`` for ``subject``; it counts once the session commits.
+        """Record that a guardian consents to ``purposes`` for ``subject``.
 
-        ``guardian``: the application's reference to the person. ``method``: how the person was verified.
-        ``notice``: the version of the text that the person saw. Raises PolicyError for an unknown purpose,
-        InvalidValue for an unknown method or a subject without a row, MappingError for what is no data subject.
+        ``method``: how the guardian was verified, and ``verifier`` by whom. ``notice``: the version of the text that
+        was shown, in ``locale``; where the policy lists notices it has to be one of them. ``claimed_at``: when it was
+        given, where it arrives late. ``until``: when it ends.
+
+        Raises InvalidValue for a method that the policy does not list, or one too weak for a purpose that discloses.
         """
         connection, key_id = _subject(session, subject)
-        grant(connection, self._guard, key_id, purposes, guardian, method, notice)
+        details = {"locale": locale, "verifier": verifier, "claimed_at": claimed_at, "until": until}
+        grant(connection, self._guard, key_id, purposes, guardian, method, notice, **details)
+
+    def refuse(
+        self,
+        session: Session | scoped_session[Any],
+        *,
+        subject: object,
+        purposes: Iterable[str],
+        guardian: object = None,
+    ) -> None:
+        """Record that consent to ``purposes`` is refused for ``subject``. Of two guardians one is enough."""
+        self._no(session, subject, purposes, guardian, REFUSED)
 
     def withdraw(
         self,
@@ -102,87 +210,102 @@ class ConsentLedger:
         *,
         subject: object,
         purposes: Iterable[str],
-        guardian: str | None = None,
+        guardian: object = None,
     ) -> None:
-        """Record that consent to ``purposes`` is withdrawn for ``subject``; it counts once the session commits.
+        """Record that consent to ``purposes`` is withdrawn for ``subject``, by one guardian or, without one, by all.
 
-        Raises PolicyError for an unknown purpose, InvalidValue for a subject without a row, MappingError for
-        what is no data subject.
+        What a guardian withdrew, that guardian alone can give again; what was withdrawn for all, any of them.
+        """
+        self._no(session, subject, purposes, guardian, WITHDRAWN)
+
+    def lapse(self, session: Session | scoped_session[Any], *, guardian: object, subject: object = None) -> int:
+        """Record that a guardian is one no more, of ``subject`` or of all. Returns of how many data subjects.
+
+        Nothing of a child whose last consent this was is used from then on; what was recorded stays as evidence.
+        """
+        if subject is not None:
+            connection, key_id = _subject(session, subject)
+        else:
+            connection, key_id = _connection(session), None
+        count = lapse(connection, self._guard, guardian_token(connection, self._guard, guardian), key_id)
+        _forget(session, self._guard)
+        return count
+
+    def status(
+        self, session: Session | scoped_session[Any], *, subject: object, at: datetime | None = None
+    ) -> dict[str, str]:
+        """Return what consent amounts to now, or did ``at`` an instant, for each purpose of which there is a word."""
+        connection, key_id = _whose(session, subject)
+        return consent_rows.states(connection, self._guard, key_id, at)
+
+    def history(
+        self, session: Session | scoped_session[Any], *, subject: object, purpose: str | None = None
+    ) -> list[ConsentEvent]:
+        """Return what was recorded, in its order. ``subject``: also a key id, of one whose row is gone."""
+        connection, key_id = _whose(session, subject)
+        return consent_rows.events(connection, self._guard, key_id, purpose)
+
+    def allows(
+        self,
+        session: Session | scoped_session[Any],
+        *,
+        subject: object,
+        purpose: str,
+        disclosure: bool = False,
+    ) -> bool:
+        """Return whether ``purpose`` may use the data of ``subject`` now; with ``disclosure``, also give it to others.
+
+        The database is asked each time: an answer that is kept is out of date as soon as consent is withdrawn.
         """
         connection, key_id = _subject(session, subject)
-        withdraw(connection, self._guard, key_id, purposes, guardian)
+        return consent_rows.allows(connection, self._guard, key_id, _mapped(subject), purpose, disclosure)
+
+    def token(self, guardian: str) -> str:
+        """Return what stands for a guardian in events and receipts, to confirm who it was."""
+        return reference(self._guard, "guardian", guardian).hex()
+
+    def receipt(
+        self, session: Session | scoped_session[Any], *, subject: object, purpose: str | None = None
+    ) -> list[dict[str, Any]]:
+        """Return the records of one data subject, one for each purpose, by the names of ISO/IEC TS 27560."""
+        connection, key_id = _whose(session, subject)
+        return consent_rows.export(connection, self._guard, key_id, purpose)
+
+    def export(self, session: Session | scoped_session[Any]) -> list[dict[str, Any]]:
+        """Return the records of all data subjects, ready for ``json.dump``."""
+        return consent_rows.export(_connection(session), self._guard)
+
+    def import_(self, session: Session | scoped_session[Any], records: object) -> int:
+        """Add the events of exported records, in their order, under the same keyring. Returns how many.
+
+        Raises InvalidValue, and adds nothing, for what is no such export, or where there are words on it already.
+        """
+        connection = _connection(session)
+        ledger.lock(connection, self._guard)
+        count = consent_rows.add(connection, self._guard, records)
+        ledger.append(connection, self._guard, "consent_imported", {"count": count})
+        return count
+
+    def _no(
+        self,
+        session: Session | scoped_session[Any],
+        subject: object,
+        purposes: Iterable[str],
+        guardian: object,
+        event: str,
+    ) -> None:
+        connection, key_id = _subject(session, subject)
+        _refuse(connection, self._guard, key_id, purposes, guardian, event)
         _forget(session, self._guard)
 
 
-def _record(
-    target: Target,
-    guard: Guard,
-    subject_key: bytes,
-    purposes: Iterable[str],
-    event: str,
-    guardian: str | None,
-    method: str | None,
-    notice: str | None,
-) -> None:
-    names, connection = _names(guard, purposes), _connection(target)
-    consent = guard.own_table(CONSENT)
-    who = None if guardian is None and event == WITHDRAWN else _token(guard, guardian)
-    row = {"subject": subject_key, "event": event, "guardian": who, "method": method, "notice": notice}
-    # Taken first, so that numbers are given out in the order in which writers commit.
-    ledger.lock(connection, guard)
-    numbers: list[int] = []
-    for name in names:
-        added = connection.execute(insert(consent).values(row | {"purpose": name, "at": guard.now()}))
-        numbers.append(added.inserted_primary_key[0])  # type: ignore[index]
-    body: dict[str, object] = {"purposes": names, "method": method, "guardian": who and who.hex(), "rows": numbers}
-    # Whose consent was withdrawn has to outlive the database; whose was given has not.
-    whose: dict[str, object] = {"subject": subject_key.hex()} if event == WITHDRAWN else {}
-    ledger.append(connection, guard, f"consent_{event}", body | whose)
-
-
-@ledger.redoes("consent_withdrawn")
-def _withdraw_again(connection: Connection, guard: Guard, entry: Entry, body: dict[str, Any]) -> None:
-    """Consent that was given since is not given again: nobody's consent is made up."""
-    guardian = body["guardian"] and bytes.fromhex(body["guardian"])
-    row = {"subject": bytes.fromhex(body["subject"]), "event": WITHDRAWN, "guardian": guardian}
-    rows = [row | {"purpose": name, "at": datetime.fromisoformat(entry.at)} for name in body["purposes"]]
-    connection.execute(insert(guard.own_table(CONSENT)), rows)
-
-
-def _names(guard: Guard, purposes: Iterable[str]) -> list[str]:
-    names = sorted({purposes} if isinstance(purposes, str) else set(purposes))
-    if not names:
-        raise InvalidValue(
-            "Consent is given or withdrawn for a purpose, and none is named.",
-            "A consent for everything is none.",
-            'Name one or more: purposes={"pickup"}.',
-        )
-    return [guard.policy.purpose(name).name for name in names]
-
-
-def _check_method(guard: Guard, method: str) -> None:
-    allowed = guard.policy.verification_methods
-    if allowed and method not in allowed:
-        raise InvalidValue(
-            "The policy lists no such method to verify a guardian.",
-            "Consent of somebody unverified may not be a parent's.",
-            f"Use one of: {', '.join(allowed)}; or add it to child.verification_methods in {guard.policy.path}.",
-            allowed=list(allowed),
-        )
-    if not isinstance(method, str) or not 0 < len(method.strip()) <= LONGEST_METHOD:
-        raise InvalidValue(
-            f"A method to verify a guardian is a name of up to {LONGEST_METHOD} characters.",
-            "Without one nobody can say how the guardian was verified.",
-            'Name it: method="signed_form".',
-        )
-
-
-def _token(guard: Guard, guardian: str | None) -> bytes:
-    if not isinstance(guardian, str) or not guardian.strip():
-        raise InvalidValue(
-            "A consent needs its guardian's reference.", "Consent that nobody gave is none.", 'Give guardian="...".'
-        )
-    return b32decode(token(guard.keyring.secret("guardian"), "guardian", guardian).upper())
+def guardian_token(connection: Connection, guard: Guard, guardian: object) -> bytes:
+    """Return the keyed token of a guardian: of a reference, or of a data subject, by object or key id."""
+    if isinstance(guardian, bytes):
+        return reference(guard, "guardian who is a data subject", guardian.hex())
+    if isinstance(inspect(guardian, raiseerr=False), InstanceState):
+        return guardian_token(connection, guard, key_of(connection, guardian))
+    return reference(guard, "guardian", guardian)
 
 
 def _connection(target: Target) -> Connection:
@@ -211,6 +334,10 @@ def _subject(session: Session | scoped_session[Any], subject: object) -> tuple[C
         raise _rowless(type(subject).__name__)
     connection = session.connection(bind_arguments={"mapper": instance.mapper})
     return connection, key_of(connection, subject)
+
+
+def _whose(session: Session | scoped_session[Any], subject: object) -> tuple[Connection, bytes]:
+    return (_connection(session), subject) if isinstance(subject, bytes) else _subject(session, subject)
 
 
 def key_of(connection: Connection, subject: object) -> bytes:

@@ -33,6 +33,7 @@ from sqlalchemy.sql.selectable import AliasedReturnsRows, CompoundSelect, TableC
 from sqlalchemy.sql.visitors import ExternallyTraversible
 
 from privkit.catalog import Field
+from privkit.sqlalchemy import tables
 from privkit.sqlalchemy.guard import OWN_ALIAS, is_own_alias
 from privkit.sqlalchemy.index import SearchIndex
 from privkit.sqlalchemy.types import COPIED, COVERED, Guarded, field_of, original
@@ -159,7 +160,7 @@ def _walk(statement: Any, facts: Facts, *, spell_out: bool) -> None:
         elif isinstance(node, FromStatement):
             stack.append((node.element, place))
         elif isinstance(node, AliasedReturnsRows):
-            facts.disguised = facts.disguised or (str(node.name).startswith(OWN_ALIAS) and not is_own_alias(node))
+            facts.disguised = facts.disguised or _is_disguised(node)
             stack.append((node.element, _Place.INNER))
             if isinstance(node, TableSample):
                 stack.extend((each, _Place.USED) for each in (node.sampling, node.seed) if each is not None)
@@ -169,6 +170,12 @@ def _walk(statement: Any, facts: Facts, *, spell_out: bool) -> None:
         elif isinstance(node, ExternallyTraversible):
             stack.extend((child, _Place.USED) for child in node.get_children(omit_attrs=_RETURNED))
             stack.extend(_returned(node))
+
+
+def _is_disguised(at: AliasedReturnsRows) -> bool:
+    """Whether an alias of something else than a table of privkit's own is named as privkit's own are."""
+    own = is_own_alias(at) or (isinstance(at.element, Table) and tables.is_own(at.element))
+    return str(at.name).startswith(OWN_ALIAS) and not own
 
 
 def _select(select: Select[Any], place: _Place, *, spell_out: bool) -> Iterator[tuple[Any, _Place]]:

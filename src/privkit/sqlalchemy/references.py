@@ -37,7 +37,7 @@ def key_columns(table: Table) -> list[Column[Any]]:
 
 def _of_every_row(index: Index) -> bool:
     partial = any(index.dialect_options[name].get("where") is not None for name in ("postgresql", "sqlite"))
-    return not partial and len(index.columns) == len(index.expressions)
+    return not partial and all(isinstance(each, Column) for each in index.expressions)
 
 
 def dependants(table: Table) -> list[Any]:

@@ -19,10 +19,9 @@ from sqlalchemy import (
     Table,
     and_,
     false,
-    func,
+    literal_column,
     null,
     select,
-    true,
     type_coerce,
     update,
 )
@@ -35,7 +34,7 @@ from privkit.sqlalchemy import children, epochs, keystore, pairs
 from privkit.sqlalchemy.conflicts import check_uses, conflict_columns, is_excluded, seeks_sealed, single, values_set
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.index import SearchIndex, hash_for
-from privkit.sqlalchemy.lookups import among, chunks, consented_at, no_consent, read
+from privkit.sqlalchemy.lookups import among, chunks, footing_at, hold_consent, no_consent, read
 from privkit.sqlalchemy.mapping import ADULT_COLUMN, KEY_COLUMN
 from privkit.sqlalchemy.ownership import hop, owner_key
 from privkit.sqlalchemy.tables import KEY
@@ -280,17 +279,21 @@ def _stored(
     by = [_as_stored(column) for column in upsert.found_by.values()]
     about = children.subject_of(guard, table) is not None
     owner = owner_key(guard, table, table) if about else null()
-    consented = func.coalesce(consented_at(guard, table, table), false()) if about else true()
-    query = select(owner, consented, *by, *(table.columns[name] for name in kept)).with_for_update(of=table)
+    footing = footing_at(guard, table, table) if about else literal_column(str(children.OF_AGE))
+    query = select(owner, footing, *by, *(table.columns[name] for name in kept)).with_for_update(of=table)
     query = query.order_by(*by)  # writers that lock in one order do not wait for each other in a circle
     if upsert.where is not None:
         query = query.where(upsert.where)
     found: dict[Target | None, _Stored] = {}
+    resting = set()
     for chunk in chunks(sorted(set(targets), key=repr)):
-        for key_id, allowed, *values in read(connection, query.where(among(by, chunk))):
+        for key_id, on, *values in read(connection, query.where(among(by, chunk))):
             own_id = bytes(key_id) if key_id is not None else None
             rest = dict(zip(kept, values[len(by) :], strict=True))
-            found[tuple(values[: len(by)])] = _Stored(own_id, bool(allowed) or own_id is None, rest)
+            if own_id is not None and on == children.CONSENTED:
+                resting.add(own_id)
+            found[tuple(values[: len(by)])] = _Stored(own_id, on != children.NEITHER or own_id is None, rest)
+    hold_consent(connection, guard, table, resting)
     return found
 
 

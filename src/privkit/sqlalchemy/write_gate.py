@@ -34,7 +34,7 @@ from privkit.errors import StatementRefused
 from privkit.sqlalchemy import children, defaults, double, epochs, keystore, pairs, twins, upserts
 from privkit.sqlalchemy.guard import Guard, own_alias
 from privkit.sqlalchemy.index import hash_for
-from privkit.sqlalchemy.lookups import among, chunks, consented_at, no_consent, read
+from privkit.sqlalchemy.lookups import among, chunks, footing_at, hold_consent, no_consent, read
 from privkit.sqlalchemy.mapping import KEY_COLUMN
 from privkit.sqlalchemy.ownership import hop, owner_key
 from privkit.sqlalchemy.types import Guarded, Sealed, guarded_columns, original
@@ -231,12 +231,16 @@ def _owners_of_new_rows(
     key_ids: dict[tuple[Any, ...], bytes] = {}
     for chunk in chunks(sorted(known, key=repr)):
         key_of = owner_key(guard, step.target, remote)
-        query = select(key_of, consented_at(guard, step.target, remote), *columns).where(among(columns, chunk))
-        for key_id, consented, *owner in read(connection, query):
-            if not consented:
+        query = select(key_of, footing_at(guard, step.target, remote), *columns).where(among(columns, chunk))
+        resting = set()
+        for key_id, footing, *owner in read(connection, query):
+            if footing == children.NEITHER:
                 raise no_consent(table)
             if key_id is not None:
                 key_ids[tuple(owner)] = bytes(key_id)
+                if footing == children.CONSENTED:
+                    resting.add(bytes(key_id))
+        hold_consent(connection, guard, step.target, resting)
     keys = keystore.for_sealing(connection, guard, key_ids.values())
     return [keys.get(key_ids.get(owner, b"")) for owner in wanted]
 
@@ -309,11 +313,15 @@ def _subjects_reached(
     guard: Guard, connection: Connection, table: Table, statement: Update, row: Mapping[str, Any]
 ) -> set[bytes | None]:
     """Return the key ids of up to three data subjects whose rows the WHERE matches; None: a row without an owner."""
-    consented = func.coalesce(consented_at(guard, table, table), false()).label("consented")
-    query = select(owner_key(guard, table, table), consented).distinct().order_by(consented).limit(3)
-    rows = read(connection, *matching(statement, query, row))
-    if not all(given for key_id, given in rows if key_id is not None):
+    footing, owner = footing_at(guard, table, table).label("footing"), owner_key(guard, table, table)
+    query = select(owner, footing).distinct().order_by(footing)
+    rows = read(connection, *matching(statement, query.limit(3), row))
+    if any(on == children.NEITHER for key_id, on in rows if key_id is not None):
         raise no_consent(table)
+    if any(on == children.CONSENTED for _, on in rows):
+        resting = rows if len(rows) < 3 else read(connection, *matching(statement, query, row))
+        ids = {bytes(key_id) for key_id, on in resting if key_id is not None and on == children.CONSENTED}
+        hold_consent(connection, guard, table, ids)
     return {bytes(key_id) if key_id is not None else None for key_id, _ in rows}
 
 

@@ -92,6 +92,7 @@ _Done = tuple[int, int, Mapping[str, str], Finality | None]
 
 def _erased(connection: Connection, guard: Guard, key_id: bytes, who: str) -> _Done:
     _refuse_held(connection, guard, key_id)
+    consents.lapse(connection, guard, consents.guardian_token(connection, guard, key_id))  # no child is left unattended
     kept = erasure.kept(connection, guard, key_id)
     rows = 0
     if not kept:
