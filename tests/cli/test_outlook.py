@@ -70,7 +70,7 @@ def test_a_diff_counts_what_a_policy_would_destroy_and_destroys_nothing(project:
     now = {"RIDES_NOW": "2026-02-15T12:00:00+00:00", "COLUMNS": "200"}
     ended = project.run("diff", "policy.yaml", "new.yaml", **now)
     assert (1, "") == (ended.code, ended.err)
-    (line,) = [line for line in ended.out.splitlines() if line.startswith("riders.name")]
+    (line,) = [line for line in ended.out.splitlines() if line.split()[:1] == ["riders.name"]]
     assert ["0", "20"] == line.split()[1:3]
     assert "account: P30D after account_closed -> account: P60D after account_closed" in line
     assert 20 == json.loads(project.run("diff", "new.yaml", "policy.yaml", "--json", **now).out)["changes"][0]["sooner"]

@@ -22,7 +22,15 @@ PROSE = ("pseudonymised in domain 'name'", "account: P30D after account_closed")
 STEPS = (Step("trips", None, *PROSE, 1_234_567_890, 42), Step("driver_licences", "date_of_birth", *PROSE, 7))
 FINALITY = Finality(*(datetime(2026, 6, day, 12, tzinfo=UTC) for day in (1, 1)), datetime(2026, 8, 1, 12, tzinfo=UTC))
 PLAN = Plan(datetime(2026, 6, 1, 12, tzinfo=UTC), "0" * 64, STEPS)
-RUN = Run("f" * 32, (Outcome(STEPS[0], 1_234_567_000, 890), Outcome(STEPS[1], 0, 0, "OperationalError")), 897, FINALITY)
+RUN = Run(
+    "f" * 32,
+    (
+        Outcome(STEPS[0], 1_234_567_000, 890, blockers={"does not open": 890}),
+        Outcome(STEPS[1], 0, 0, "OperationalError"),
+    ),
+    897,
+    FINALITY,
+)
 COLOUR = re.compile(r"\x1b\[[0-9;]*[34][0-9][;m]")
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 

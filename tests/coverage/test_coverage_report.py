@@ -96,6 +96,7 @@ def test_the_json_says_of_a_column_all_that_is_known(live: Report) -> None:
         "keep": "P1D after trip_ended",
         "precision": "exact",
         "prohibited": False,
+        "minimum_group": None,
     }
     assert [use] == start["uses"]
     assert ("user.location.precise (sensitive)", "sealed", "suppressed") == (

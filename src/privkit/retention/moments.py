@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Select, case, func, literal, select
+from sqlalchemy import Connection, Executable, case, func, literal, select
 
 from privkit.sqlalchemy import due
 from privkit.sqlalchemy.due import Target
@@ -24,10 +24,10 @@ _SECOND = timedelta(seconds=1)
 class Asked:
     """A query about a target whose instants are set when it is run: ``at``, and ``before``, an earlier one."""
 
-    def __init__(self, target: Target, build: Callable[[Asked], Select[Any]]) -> None:
+    def __init__(self, target: Target, build: Callable[[Asked], Executable]) -> None:
         self.at = self.before = MINIMUM
         self._target, self._build = target, build
-        self._built: Select[Any] | None = None
+        self._built: Executable | None = None
 
     def run(self, connection: Connection, at: datetime, before: datetime = MINIMUM) -> Any:
         """Return the query's one row, or None."""
@@ -47,14 +47,13 @@ def falling_due(
     if due.due(guard, target, lambda: instants[0]) is None:
         return None
 
-    def build(asked: Asked) -> Select[Any]:
+    def build(asked: Asked) -> Executable:
         chosen = due.due(guard, target, lambda: asked.at)
         earlier = due.parts(guard, target, lambda: asked.before)
         assert chosen is not None
         assert earlier is not None
         anew = func.count(case((earlier[0], None), else_=literal(1)))
-        query: Select[Any] = select(func.count(), anew).select_from(target.table).where(chosen)
-        return query
+        return select(func.count(), anew).select_from(target.table).where(chosen)
 
     asked, before = Asked(target, build), [MINIMUM, *instants]
     return ((due_, anew) for due_, anew in map(asked.run, [connection] * len(instants), instants, before))
@@ -80,7 +79,7 @@ def oldest(guard: Guard, connection: Connection, target: Target, now: datetime) 
 def _by_halves(guard: Guard, connection: Connection, target: Target, now: datetime) -> datetime | None:
     """Databases share no SQL for calendar arithmetic, so the instant is searched for."""
 
-    def build(asked: Asked) -> Select[Any]:
+    def build(asked: Asked) -> Executable:
         chosen, earlier = due.due(guard, target, lambda: now), due.parts(guard, target, lambda: asked.at)
         assert chosen is not None
         assert earlier is not None

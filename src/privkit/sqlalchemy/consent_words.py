@@ -95,17 +95,18 @@ def reference(guard: Guard, kind: str, name: object) -> bytes:
 def seen(guard: Guard, names: Iterable[str], notice: str | None, locale: str | None) -> dict[str, Any]:
     """Return what is recorded of the notice that a guardian saw: its version, and the digest of the text."""
     notices, names = guard.policy.notices, tuple(names)
-    needing = [each for each in notices.values() if any(each.concerns(name) for name in names)]
-    if not needing:
+    listed = [name for name in names if any(each.concerns(name) for each in notices.values())]
+    if not listed:
         _check_names(notice=notice, locale=locale)
         return {"notice": notice, "locale": locale}
     found = notices.get(notice or "")
-    if found is None or not all(found.concerns(name) for name in names):
+    if found is None or not all(found.concerns(name) for name in listed):
+        fitting = [each.name for each in notices.values() if all(each.concerns(name) for name in listed)]
         raise InvalidValue(
             "The policy lists no such notice for these purposes.",
             "Nobody could show what the guardian agreed to.",
-            f"Give the version that was shown, as notice={needing[-1].name!r}; or add it to {guard.policy.path}.",
-            allowed=[each.name for each in needing],
+            f"Give the version that was shown, one of: {', '.join(fitting)}; or add it to notices in {guard.policy.path}.",
+            allowed=fitting,
         )
     locale = next(iter(found.texts)) if locale is None and len(found.texts) == 1 else locale
     if locale is None or locale not in found.texts:

@@ -1,0 +1,118 @@
+"""A withdrawal that commits while others write: nothing that commits later rests on what was withdrawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from datetime import date
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, event, func, insert, select, update
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from privkit import GeoPoint
+from privkit.errors import ConsentRequired
+from privkit.sqlalchemy import consents
+from tests.databases import raw_rows
+from tests.sqlalchemy.rides import Clock, Rider, RideService, Trip, rider
+
+CHILD, ADULT = 1, 2
+Write = Callable[[Connection], Any]
+WRITES: dict[str, Write] = {
+    "insert": lambda connection: connection.execute(insert(Trip), [{"rider_id": CHILD, "start": GeoPoint(2, 2)}]),
+    "update": lambda connection: connection.execute(
+        update(Trip).where(Trip.rider_id == CHILD).values(start=GeoPoint(2, 2))
+    ),
+}
+
+
+@pytest.fixture
+def service(service: RideService, clock: Clock) -> Iterator[RideService]:
+    """A child whose guardian consented to navigation, and an adult, each with a trip."""
+    service.sign_up(rider(CHILD), rider(ADULT))
+    with service.privacy.purpose("age_check"), Session(service.engine) as session:
+        child = session.get_one(Rider, CHILD)
+        child.born = date(2015, 5, 5)
+        given: dict[str, Any] = {"guardian": "mother", "method": "signed_form"}
+        service.privacy.consent.grant(session, subject=child, purposes={"navigation"}, **given)
+        session.commit()
+    yield service
+
+
+def withdraw(service: RideService) -> None:
+    with service.engine.begin() as connection:
+        key = connection.execute(
+            select(Rider.__table__.c.privkit_key).where(Rider.__table__.c.id == CHILD)
+        ).scalar_one()
+        consents.withdraw(connection, service.guard, bytes(key), ["navigation"])
+
+
+def starts(database_url: str) -> list[Any]:
+    return raw_rows(database_url, "SELECT id, start FROM trips ORDER BY id")
+
+
+@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize("isolation", [None, "REPEATABLE READ", "SERIALIZABLE"])
+def test_a_transaction_that_began_before_the_withdrawal_writes_nothing(
+    service: RideService, database_url: str, isolation: str | None, write: str
+) -> None:
+    if isolation == "REPEATABLE READ" and service.engine.dialect.name == "sqlite":
+        isolation = None  # it has no such level: what it has is stricter
+    before, engine = starts(database_url), service.engine.execution_options(**_level(isolation))
+    with service.privacy.purpose("navigation"), engine.connect() as connection:
+        assert 2 == connection.scalar(select(func.count()).select_from(Rider.__table__).where(Rider.__table__.c.id > 0))
+        withdraw(service)
+        with pytest.raises((ConsentRequired, OperationalError)) as refused:
+            WRITES[write](connection)
+            connection.commit()
+        assert isolation is not None or isinstance(refused.value, ConsentRequired)
+    assert before == starts(database_url)
+
+
+def _level(isolation: str | None) -> dict[str, Any]:
+    return {} if isolation is None else {"isolation_level": isolation}
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_a_withdrawal_between_the_question_and_the_lock_is_seen(
+    service: RideService, database_url: str, write: str
+) -> None:
+    before, slipped = starts(database_url), []
+
+    @event.listens_for(service.engine, "before_cursor_execute")
+    def slip_in(_conn: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if not slipped and ("FOR SHARE" in statement or statement.startswith("UPDATE privkit_key")):
+            slipped.append(True)
+            withdraw(service)
+
+    with service.privacy.purpose("navigation"), pytest.raises(ConsentRequired), service.engine.begin() as connection:
+        WRITES[write](connection)
+    assert [True] == slipped
+    assert before == starts(database_url)
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_a_withdrawal_waits_for_a_write_that_rests_on_the_consent(
+    service: RideService, database_url: str, write: str
+) -> None:
+    before = starts(database_url)
+    with ThreadPoolExecutor(1) as pool:
+        with service.privacy.purpose("navigation"), service.engine.begin() as connection:
+            WRITES[write](connection)
+            withdrawal = pool.submit(withdraw, service)
+            assert not wait([withdrawal], timeout=0.3).done
+            assert [(1,)] == raw_rows(database_url, "SELECT count(*) FROM privkit_consent")
+        withdrawal.result()
+    assert before != starts(database_url)
+    with service.privacy.purpose("navigation"), Session(service.engine) as session:
+        assert {ADULT} == set(session.scalars(select(Trip.rider_id)))
+
+
+def test_a_write_for_an_adult_locks_nothing(service: RideService) -> None:
+    seen: list[str] = []
+    event.listen(service.engine, "before_cursor_execute", lambda *given: seen.append(given[2]))
+    with service.privacy.purpose("navigation"), service.engine.begin() as connection:
+        connection.execute(insert(Trip), [{"rider_id": ADULT, "start": GeoPoint(2, 2)}])
+    assert [] == [each for each in seen if "FOR SHARE" in each or each.startswith("UPDATE")]
