@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import date
 from typing import Any
@@ -16,7 +16,7 @@ from privkit import GeoPoint
 from privkit.errors import ConsentRequired
 from privkit.sqlalchemy import consents
 from tests.databases import raw_rows
-from tests.sqlalchemy.rides import Clock, Rider, RideService, Trip, rider
+from tests.sqlalchemy.rides import Rider, RideService, Trip, rider
 
 CHILD, ADULT = 1, 2
 Write = Callable[[Connection], Any]
@@ -29,7 +29,7 @@ WRITES: dict[str, Write] = {
 
 
 @pytest.fixture
-def service(service: RideService, clock: Clock) -> Iterator[RideService]:
+def service(service: RideService) -> RideService:
     """A child whose guardian consented to navigation, and an adult, each with a trip."""
     service.sign_up(rider(CHILD), rider(ADULT))
     with service.privacy.purpose("age_check"), Session(service.engine) as session:
@@ -38,7 +38,7 @@ def service(service: RideService, clock: Clock) -> Iterator[RideService]:
         given: dict[str, Any] = {"guardian": "mother", "method": "signed_form"}
         service.privacy.consent.grant(session, subject=child, purposes={"navigation"}, **given)
         session.commit()
-    yield service
+    return service
 
 
 def withdraw(service: RideService) -> None:
@@ -66,7 +66,6 @@ def test_a_transaction_that_began_before_the_withdrawal_writes_nothing(
         withdraw(service)
         with pytest.raises((ConsentRequired, OperationalError)) as refused:
             WRITES[write](connection)
-            connection.commit()
         assert isolation is not None or isinstance(refused.value, ConsentRequired)
     assert before == starts(database_url)
 

@@ -105,7 +105,7 @@ def seen(guard: Guard, names: Iterable[str], notice: str | None, locale: str | N
         raise InvalidValue(
             "The policy lists no such notice for these purposes.",
             "Nobody could show what the guardian agreed to.",
-            f"Give the version that was shown, one of: {', '.join(fitting)}; or add it to notices in {guard.policy.path}.",
+            f"Give the version that was shown ({', '.join(fitting)}), or add it to notices in {guard.policy.path}.",
             allowed=fitting,
         )
     locale = next(iter(found.texts)) if locale is None and len(found.texts) == 1 else locale

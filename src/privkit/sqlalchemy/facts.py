@@ -62,17 +62,15 @@ _LISTED = ("_raw_columns", "_from_obj", "_correlate", "_correlate_except")
 class Facts:
     """What the gates need to know of a statement.
 
-    ``uncovered``: used without their expiry condition. ``sealed_at``: the positions of sealed values in its
-    rows, with their field ids. ``functions``: but those that SQLAlchemy and SQL themselves know.
-    ``searches``: by a search index. ``disguised``: an alias is named as privkit's own are. ``mixed``: a field that one
-    arm of a union returns where another returns something else.
+    ``uncovered``: used without their expiry condition. ``functions``: but those that SQLAlchemy and SQL themselves
+    know. ``searches``: by a search index. ``disguised``: an alias is named as privkit's own are. ``mixed``: a field
+    that one arm of a union returns where another returns something else.
     """
 
     selected: dict[str, Field] = field(default_factory=dict)
     used: dict[str, Field] = field(default_factory=dict)
     uncovered: dict[str, Field] = field(default_factory=dict)
     tables: set[Table] = field(default_factory=set)
-    sealed_at: tuple[tuple[int, str], ...] = ()
     functions: set[str] = field(default_factory=set)
     textual: bool = False
     searches: bool = False
@@ -106,12 +104,20 @@ def _gather(compiled: SQLCompiler) -> Facts:
         _walk(compiled.statement, facts, spell_out=False)
     else:
         _walk(compiled.statement, facts, spell_out=True)
-    facts.sealed_at = tuple(
-        (position, entry.type.field.id)
-        for position, entry in enumerate(compiled._result_columns)
-        if isinstance(entry.type, Guarded) and entry.type.sealed
-    )
     return facts
+
+
+_sealed: WeakKeyDictionary[SQLCompiler, tuple[tuple[int, str], ...]] = WeakKeyDictionary()
+
+
+def sealed_at(compiled: SQLCompiler) -> tuple[tuple[int, str], ...]:
+    """Return where a compiled statement returns sealed values: each place, with the field's id."""
+    found = _sealed.get(compiled)
+    if found is None:
+        places = ((place, entry.type) for place, entry in enumerate(compiled._result_columns))
+        sealed = ((place, kind) for place, kind in places if isinstance(kind, Guarded) and kind.sealed)
+        found = _sealed[compiled] = tuple((place, kind.field.id) for place, kind in sealed)
+    return found
 
 
 def facts_of_clause(clause: Any) -> Facts:

@@ -17,7 +17,7 @@ from privkit.crypto.envelope import EPOCH_SIZE, KEY_ID_SIZE
 from privkit.errors import StatementRefused
 from privkit.sqlalchemy import aggregates, criteria, epochs, keystore, observations, sqltext, tables, textual, views
 from privkit.sqlalchemy.attributes import not_exact, not_needed
-from privkit.sqlalchemy.facts import Facts, facts_of
+from privkit.sqlalchemy.facts import Facts, facts_of, sealed_at
 from privkit.sqlalchemy.guard import OWN_ALIAS, Guard
 from privkit.sqlalchemy.observations import Lack
 from privkit.sqlalchemy.search import search_refused
@@ -149,10 +149,10 @@ def after_cursor_execute(guard: Guard, connection: Connection, cursor: Any, cont
     compiled = context.compiled if context is not None else None
     if executemany or cursor.description is None or not isinstance(compiled, SQLCompiler):
         return
-    facts = facts_of(compiled)
-    if not facts.sealed_at:
+    places = sealed_at(compiled)
+    if not places:
         return
-    keys = _Keys(guard, connection, facts.sealed_at)
+    keys = _Keys(guard, connection, places)
     context.privkit_keys = keys  # as long as the result lives, its keys stay findable
     if context.execution_options.get("stream_results"):
         inner = cursors.BufferedRowCursorFetchStrategy(cursor, context.execution_options)
