@@ -47,6 +47,7 @@ from privkit.markers import (
 from privkit.privacy import Privacy
 from privkit.purposes import carry
 from privkit.sqlalchemy.outside import LedgerDatabase, LedgerFile
+from privkit.sqlalchemy.stores import DirectoryStore, FileStore
 
 __all__ = [
     "Adopting",
@@ -56,10 +57,12 @@ __all__ = [
     "BirthDate",
     "Cell",
     "Delete",
+    "DirectoryStore",
     "Equality",
     "Exact",
     "FernetTokens",
     "FileKeyring",
+    "FileStore",
     "Generalise",
     "GeoPoint",
     "InCountry",

@@ -193,7 +193,8 @@ class Personal:
     category and the policy decide. ``duties``: policy duties that keep it longer. ``id``: the stable name a
     sealed value is bound to; give the old one when the table or the attribute is renamed. ``adopting``: what is
     still stored in another way than sealed. ``formerly``: ids that ``id`` replaced; values that were sealed under
-    one of them open until ``privkit reseal`` has sealed them under the present one.
+    one of them open until ``privkit reseal`` has sealed them under the present one. ``file``: the name of the store,
+    of those that ``Privacy(stores=...)`` was given, in which the value names a file that goes with it.
     """
 
     category: str
@@ -205,6 +206,7 @@ class Personal:
     id: str | None = field(default=None, kw_only=True)
     adopting: Adopting | None = field(default=None, kw_only=True)
     formerly: str | tuple[str, ...] = field(default=(), kw_only=True)
+    file: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         given = self.purposes

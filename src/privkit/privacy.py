@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
@@ -22,7 +22,8 @@ from privkit.policy import Policy
 from privkit.purpose_block import PurposeBlock
 from privkit.retention import Limits, Plan, Run
 from privkit.retention.batches import Progress
-from privkit.sqlalchemy import Guard, adoption, ledger, mapping, observations, protect, reseal, rewrap, scan
+from privkit.retention.files import Files, finish
+from privkit.sqlalchemy import Guard, adoption, ledger, mapping, observations, protect, replicas, reseal, rewrap, scan
 from privkit.sqlalchemy.adoption import Adoption, Moved
 from privkit.sqlalchemy.adoption import Progress as Sealing
 from privkit.sqlalchemy.ages import Ages, count_ages
@@ -33,6 +34,7 @@ from privkit.sqlalchemy.observations import Observation
 from privkit.sqlalchemy.reseal import Resealed
 from privkit.sqlalchemy.rewrap import KeyStatus, Rotation
 from privkit.sqlalchemy.states import FieldState, field_state
+from privkit.sqlalchemy.stores import FileStore
 from privkit.sqlalchemy.visibility import live
 from privkit.subjects import Replay
 from privkit.subjects.holding import Holding
@@ -50,6 +52,7 @@ class Privacy(Holding):
     ``policy``: a path or a ``Policy``. ``models``: a declarative base, a mapped class, a registry, or several.
     ``keys``: a keyring, read on first use. ``clock``: returns the current instant, aware. ``ledger``: a copy of
     the evidence ledger outside the database, a ``LedgerFile`` or a ``LedgerDatabase``, which outlives a restore.
+    ``stores``: where the files lie that fields name with ``file=``, by name.
 
     Raises PolicyError where the policy or the models have mistakes, all of them at once.
     """
@@ -61,10 +64,11 @@ class Privacy(Holding):
         keys: Keyring,
         clock: Clock = system_clock,
         ledger: OutsideLedger | None = None,
+        stores: Mapping[str, FileStore] | None = None,
     ) -> None:
         self._models = list(models) if isinstance(models, list | tuple | set | frozenset) else [models]
         self._scopes: dict[tuple[int, tuple[str, ...]], purposes.Scope] = {}
-        self.guard = Guard(_load(policy), lambda: _mappers(self._models), keys, clock, ledger)
+        self.guard = Guard(_load(policy), lambda: _mappers(self._models), keys, clock, ledger, stores)
         self.consent = ConsentLedger(self.guard)
         self._engines: WeakSet[Engine] = WeakSet()
 
@@ -73,12 +77,13 @@ class Privacy(Holding):
         """The resolved policy."""
         return self.guard.policy
 
-    def protect(self, engine: Engine | AsyncEngine) -> None:
+    def protect(self, engine: Engine | AsyncEngine, *, max_lag: float | None = replicas.BOUND) -> None:
         """Hold every statement of ``engine`` to the policy from now on.
 
+        ``max_lag``: by how many seconds a PostgreSQL standby may be behind before it is read no more; None: by any.
         Raises NotProtectedError where another Privacy protects it already: two could not both be obeyed.
         """
-        protect(self.guard, engine)
+        protect(self.guard, engine, max_lag)
         if isinstance(engine, Engine):
             self._engines.add(engine)
 
@@ -178,7 +183,7 @@ class Privacy(Holding):
 
     def plan(self, engine: Engine, *, at: datetime | None = None) -> Plan:
         """Return what is due at ``at`` (aware; default: now). Nothing is changed. Raises PlanError."""
-        self._ours(engine)
+        self._primary(engine)
         with engine.connect() as connection:
             return retention.make(self.guard, connection, at)
 
@@ -201,7 +206,7 @@ class Privacy(Holding):
         that is out of date; and for one that destroys a large share of a table (the policy's ``runs.largest_share``),
         unless ``yes_this_many`` is its number of values and rows.
         """
-        self._ours(engine)
+        self._primary(engine)
         return retention.purge(
             self.guard,
             engine,
@@ -213,6 +218,14 @@ class Privacy(Holding):
             yes_this_many=yes_this_many,
             vacuum=vacuum,
         )
+
+    def finish_files(self, engine: Engine) -> Files:
+        """Try to delete every file whose row is gone and that may still be there, once. Returns what became of them.
+
+        A run does so when it begins, and after each batch with those of the batch.
+        """
+        self._primary(engine)
+        return finish(self.guard, engine)
 
     def rotate_keys(self, *engines: Engine, batch: int = 1000, progress: rewrap.Progress | None = None) -> Rotation:
         """Wrap every living key of the databases under a new master generation. Raises KeyringError."""
@@ -251,14 +264,14 @@ class Privacy(Holding):
         of its rows are sealed under a fresh key instead, and the old one is destroyed. Raises KeyringError where
         there is nothing sealed, MappingError for an unknown field.
         """
-        self._ours(engine)
+        self._primary(engine)
         if subject is not None:
             return reseal.renew(self.guard, engine, subject)
         return reseal.reseal(self.guard, engine, fields=fields, batch=batch, progress=progress)
 
     def _all_ours(self, engines: tuple[Engine, ...]) -> tuple[Engine, ...]:
         for engine in engines:
-            self._ours(engine)
+            self._primary(engine)
         return engines
 
     def adoption(self, engine: Engine) -> list[Adoption]:
@@ -268,24 +281,24 @@ class Privacy(Holding):
 
     def seal(self, engine: Engine, field: str, *, batch: int = 1000, progress: Sealing | None = None) -> Moved:
         """Seal what is not sealed yet of ``"table.field"``, and compare all of it. May be killed and run again."""
-        self._ours(engine)
+        self._primary(engine)
         return adoption.seal(self.guard, engine, field, batch=batch, progress=progress)
 
     def unseal(self, engine: Engine, field: str, *, batch: int = 1000, progress: Sealing | None = None) -> Moved:
         """Write the old form of an adopted ``"table.field"`` back from the sealed one, and compare all of it."""
-        self._ours(engine)
+        self._primary(engine)
         return adoption.undo(self.guard, engine, field, batch=batch, progress=progress)
 
     def finish_sealing(
         self, engine: Engine, field: str, *, batch: int = 1000, progress: Sealing | None = None
     ) -> Moved:
         """Empty the old column of an adopted ``"table.field"`` once all of it is sealed."""
-        self._ours(engine)
+        self._primary(engine)
         return adoption.finish(self.guard, engine, field, batch=batch, progress=progress)
 
     def ages(self, engine: Engine, *, store: bool = False, batch: int = 1000) -> list[Ages]:
         """Count the rows whose day of age is not what the policy gives now; with ``store``, set it."""
-        self._ours(engine)
+        self._primary(engine)
         return count_ages(self.guard, engine, store=store, batch=batch)
 
     def replay(self, engine: Engine, *, batch: int = 1000, progress: Progress | None = None) -> Replay:
@@ -293,7 +306,7 @@ class Privacy(Holding):
 
         Raises LedgerError where no copy of the ledger is known or it tells of another past.
         """
-        self._ours(engine)
+        self._primary(engine)
         return subjects.replay(self.guard, engine, batch=batch, progress=progress)
 
     def verify_ledger(self, engine: Engine, *, expected: str | None = None) -> Verified:

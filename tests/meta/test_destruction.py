@@ -18,6 +18,7 @@ ASKS = {
     "suppress": "free",
     "replace_with_residue": "free",
     "destroy_where": "free",
+    "drop_partition": "spared",
     "destroy_keys": "_refuse_held",
 }
 """The functions of destroy.py that others may call, each with what asks for holds in it."""
@@ -42,14 +43,14 @@ AGAIN = {"_destroy_keys_again", "_destroy_epochs_again"}
 STATEMENT = re.compile(r"^\s*(DELETE\s+FROM|TRUNCATE|DROP\s+TABLE)\b", re.IGNORECASE)
 
 
-def test_one_file_issues_delete() -> None:
+def test_one_file_issues_delete_and_drops_tables() -> None:
     found = {
         here(path)
         for path in sources()
         for node in nodes(path)
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "sqlalchemy"
         for alias in node.names
-        if alias.name == "delete"
+        if alias.name in ("delete", "DropTable")
     }
     assert {HOME} == found
 
@@ -92,7 +93,7 @@ def destroys(function: ast.FunctionDef) -> bool:
     """Whether it issues a statement itself, or calls a private function of the file that does."""
     calls = called(function)
     inner = (functions()[name] for name in calls if name.startswith("_") and name in functions())
-    return bool(calls & {"delete", "update"}) or any(destroys(each) for each in inner if each is not function)
+    return bool(calls & {"delete", "update", "DropTable"}) or any(destroys(each) for each in inner if each is not function)
 
 
 def test_every_function_that_destroys_asks_for_holds_or_says_why_not() -> None:

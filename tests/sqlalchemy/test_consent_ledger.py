@@ -218,6 +218,20 @@ def test_consent_that_expired_is_none_in_sql_and_in_status(service: RideService,
     assert {"account": "given"} == ask(service, "status", at=START)
 
 
+def test_what_time_has_ended_is_noted_once_and_given_anew_it_counts(service: RideService, clock: Clock) -> None:
+    say(service, "grant", "account", "pickup", notice="v3", locale="en")
+    for moment, expected in [(START, 0), (START + timedelta(days=365), 2), (START + timedelta(days=366), 0)]:
+        clock.now = moment
+        with Session(service.engine) as session:
+            assert expected == service.privacy.consent.note_ended(session)
+            session.commit()
+    assert ["given", "given", "expired", "superseded"] == [each.event for each in ask(service, "history")]
+    assert {"account": "expired", "pickup": "superseded"} == ask(service, "status")
+    say(service, "grant", "account", "pickup")
+    assert {"account": "given", "pickup": "given"} == ask(service, "status")
+    assert sees_child(service, "account", "pickup")
+
+
 def test_d15_a_consent_is_stored_against_the_notice_that_was_shown(service: RideService, clock: Clock) -> None:
     """The form showed v3; v4, a material change, is published; then the form is sent."""
     clock.now = START + timedelta(days=30)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection, event, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
@@ -20,7 +21,17 @@ from tests.sqlalchemy.rides import Rider, RideService, Trip, rider
 
 CHILD, ADULT = 1, 2
 Write = Callable[[Connection], Any]
+
+
+def upsert(connection: Connection) -> None:
+    make: Any = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    statement = make(Trip).values(id=1, rider_id=CHILD, start=GeoPoint(2, 2))
+    set_ = {"start": statement.excluded.start}
+    connection.execute(statement.on_conflict_do_update(index_elements=[Trip.__table__.c.id], set_=set_))
+
+
 WRITES: dict[str, Write] = {
+    "upsert": upsert,
     "insert": lambda connection: connection.execute(insert(Trip), [{"rider_id": CHILD, "start": GeoPoint(2, 2)}]),
     "update": lambda connection: connection.execute(
         update(Trip).where(Trip.rider_id == CHILD).values(start=GeoPoint(2, 2))

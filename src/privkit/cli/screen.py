@@ -51,6 +51,8 @@ def _plan_notes(step: Step) -> Iterator[str]:
         yield f"{step.held:,} more are under a hold"
     for each in step.cascades:
         yield f"{each.rows:,} rows of {each.table} are {each.effect} with it"
+    for dropped in step.partitions:
+        yield f"the partition {dropped.name} is dropped whole, with {dropped.rows:,} of them"
     yield from step.warnings
 
 

@@ -59,13 +59,21 @@ def state(events: Iterable[ConsentEvent], now: datetime, terms: ConsentTerms) ->
     standing_no = [each for each in said if each.event in NO and not any(_overcomes(word, each) for word in said)]
     if standing_no:
         return standing_no[-1].event
-    standing = [each for each in said if each.event == GIVEN and not any(_replaces(word, each) for word in said)]
-    if standing:
-        faults = [terms.fault(each.since, each.expires, each.method, each.notice, now) for each in standing]
+    faults = [fault for _, fault in standing(said, now, terms)]
+    if faults:
         return GIVEN if None in faults else faults[-1]
     if said:
         return said[-1].event
     return ASKED if known else None
+
+
+def standing(
+    events: Iterable[ConsentEvent], now: datetime, terms: ConsentTerms
+) -> list[tuple[ConsentEvent, str | None]]:
+    """Return the consents that no later word replaces, each with why it does not count; None: it does."""
+    said = [each for each in events if each.event != ASKED]
+    found = [each for each in said if each.event == GIVEN and not any(_replaces(word, each) for word in said)]
+    return [(each, terms.fault(each.since, each.expires, each.method, each.notice, now)) for each in found]
 
 
 def _replaces(word: ConsentEvent, given: ConsentEvent) -> bool:

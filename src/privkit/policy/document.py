@@ -91,8 +91,7 @@ def _read(path: Path, node: Node, folder: Path, problems: list[Problem]) -> Poli
     keys = found.table("keys", {"roll": "P90D"})
     key_roll = keys.period("roll") if keys is not None else None
     backups = found.period("backups")
-    runs = found.table("runs", {"largest_share": str(LARGEST_SHARE)})
-    share = runs.integer("largest_share", 1, 100) if runs is not None else None
+    share, drop_partitions = _runs(found)
     holds = _holds(found)
     notices = read_notices(found, list(purposes))
     default_age = rules.default_age or _no_default(reading)
@@ -117,7 +116,8 @@ def _read(path: Path, node: Node, folder: Path, problems: list[Problem]) -> Poli
         enforced_otherwise=enforced_otherwise,
         child_rules=rules.child_rules,
         offered_in=rules.offered_in,
-        largest_share=share or LARGEST_SHARE,
+        largest_share=share,
+        drop_partitions=drop_partitions,
         backups=backups,
         holds=holds,
         notices=notices,
@@ -135,6 +135,15 @@ def _enforcement(found: Section) -> tuple[str, dict[str, str]]:
         each = Section(found.reading, ("enforcement", "tables"), node.line, {name: node})
         tables[name] = each.choice(name, ENFORCEMENT) or ENFORCEMENT[0]
     return default or ENFORCEMENT[0], tables
+
+
+def _runs(found: Section) -> tuple[int, bool]:
+    """Read the largest share of a table, and whether partitions are dropped whole."""
+    runs = found.table("runs", {}, ("largest_share", "drop_partitions"))
+    if runs is None:
+        return LARGEST_SHARE, False
+    share = runs.integer("largest_share", 1, 100) if "largest_share" in runs else None
+    return share or LARGEST_SHARE, "drop_partitions" in runs and bool(runs.flag("drop_partitions"))
 
 
 def _holds(found: Section) -> HoldRules | None:

@@ -169,7 +169,8 @@ class Policy:
     is to run, which makes destroyed keys final; None: nobody said. ``enforced_otherwise``: the tables that are not
     as ``enforcement`` says, each with what holds for it. ``ages``: by place, each from its day on. ``offered_in``: the
     countries that a data subject of unknown country may be of; empty: any. ``largest_share``: how many per cent of a
-    table one run may destroy without its number being named. ``backups``: how long backups, snapshots and archived logs
+    table one run may destroy without its number being named. ``drop_partitions``: whether a run drops partitions of
+    which all rows are due, instead of their rows. ``backups``: how long backups, snapshots and archived logs
     of the database are kept; None: nobody said. ``holds``: who may place and release holds; None: whoever can.
     ``notices``: the versions of the text that guardians see, the oldest first.
     """
@@ -193,6 +194,7 @@ class Policy:
     child_rules: Mapping[str, ChildRule] = field(default_factory=dict)
     offered_in: tuple[str, ...] = ()
     largest_share: int = LARGEST_SHARE
+    drop_partitions: bool = False
     backups: Period | None = None
     holds: HoldRules | None = None
     notices: Mapping[str, Notice] = field(default_factory=dict)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, LargeBinary, and_, null, select, text, type_coerce
+from sqlalchemy import Column, ColumnElement, Connection, Engine, LargeBinary, and_, null, select, text, type_coerce
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from privkit import clock, purposes
@@ -24,12 +24,13 @@ from privkit.consent.age import cautious_today
 from privkit.crypto import as_bytes
 from privkit.deidentify import leaves_residue, residue
 from privkit.errors import ConcurrentWrite, PrivkitError, SealedError, ShreddedError
+from privkit.retention import files
 from privkit.retention.limits import Limits, Watch
 from privkit.retention.plan import Step
 from privkit.retention.planner import count
 from privkit.retention.ranges import Ranges
 from privkit.retention.retry import Retry, blocker, refuses_row, waited
-from privkit.sqlalchemy import destroy, due, epochs, holds, keystore, ledger, writers
+from privkit.sqlalchemy import destroy, due, epochs, holds, ledger, outbox, writers
 from privkit.sqlalchemy.due import Target
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.ownership import owner_key
@@ -163,6 +164,8 @@ class Batches:
         waiting = _Waiting(self.job.limits.lock_timeout)
         while not self.job.watch.halted():
             after = self._next(after)
+            if self._naming:
+                files.finish_new(self.job.guard, self.job.engine, self.job.retry)
             if after is None and not self._others_hold_some(waiting):
                 break
 
@@ -195,6 +198,7 @@ class Batches:
             if self.taken is None or not waited(error):
                 raise
             size.shrink()
+            return
         if done:
             self.job.tell(self.step, done)
             size.took(clock.monotonic() - began)
@@ -217,6 +221,7 @@ class Batches:
         with self.job.transaction() as connection:
             seen = self._begin(connection)
             rows = self._page(connection, after)
+            self.tally.failed.update(self._unknown_files(connection, rows))
             todo = [row for row in rows if self._key(row) not in self.tally.failed]
             done, failed = self._carefully(connection, todo) if careful else self._destroy(connection, todo)
             self._commit(connection, done, seen)
@@ -298,6 +303,17 @@ class Batches:
     def _sealed(self) -> bool:
         return self.target.rule is not None and self.target.rule.sealed
 
+    def _unknown_files(self, connection: Connection, rows: Sequence[Any]) -> dict[Key, str]:
+        """The rows that name a file and whose name does not open: it would stay for ever."""
+        keys = [self._key(row) for row in rows]
+        return dict.fromkeys(outbox.unopened(connection, self.job.guard, self._naming, keys), UNOPENED)
+
+    @property
+    def _naming(self) -> list[Column[Any]]:
+        """The columns that name files and are destroyed here."""
+        divided = self.target.divided is not None
+        return [] if divided else outbox.naming(self.target.table, self.target.column)
+
     def _destroy(self, connection: Connection, rows: Sequence[Any]) -> tuple[int, dict[Key, str]]:
         """Destroy what is due in some rows. Returns how many were done, and why each other one was left."""
         guard, target = self.job.guard, self.target
@@ -338,8 +354,9 @@ class Batches:
         """Make the residue of each value. One that does not open keeps its row as it is; a shredded one leaves none."""
         guard, target = self.job.guard, self.target
         assert target.rule is not None
-        held = self._keys(connection, [as_bytes(stored) for *_, stored, _ in rows]) if self._sealed else []
-        open_value = guard.opener(target.rule.field, connection.dialect) if self._sealed else lambda value: value
+        field, envelopes = target.rule.field, [as_bytes(stored) for *_, stored, _ in rows] if self._sealed else []
+        held = epochs.load_keys(connection, guard, field, envelopes)
+        open_value = guard.opener(field, connection.dialect) if self._sealed else lambda value: value
         secret, today = guard.keyring.secret("pseudonym"), cautious_today(self.job.as_of)
         made: Residues = []
         for *key, stored, owner in rows:
@@ -353,14 +370,6 @@ class Batches:
                 continue
         del held  # until here they were findable
         return made
-
-    def _keys(self, connection: Connection, envelopes: list[bytes]) -> list[Any]:
-        assert self.target.rule is not None
-        field, guard = self.target.rule.field, self.job.guard
-        numbers = {int.from_bytes(each[18:22], "big") for each in envelopes} - {0}
-        wanted = dict.fromkeys((field.id, *field.marker.formerly), numbers)
-        subjects = keystore.load(connection, guard, {each[2:18] for each in envelopes})
-        return [*subjects, *epochs.load(connection, guard, wanted)]
 
 
 class _Waiting:

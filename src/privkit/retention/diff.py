@@ -20,7 +20,8 @@ from privkit.retention import planner
 from privkit.retention.planner import count
 from privkit.sqlalchemy import due
 from privkit.sqlalchemy.due import Target
-from privkit.sqlalchemy.guard import Guard, Memory
+from privkit.sqlalchemy.guard import Guard
+from privkit.sqlalchemy.memory import Memory
 
 FOREVER = "kept for ever"
 

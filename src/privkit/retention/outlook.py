@@ -15,7 +15,7 @@ from privkit.retention import diff, forecast, status
 from privkit.retention.diff import PolicyDiff
 from privkit.retention.forecast import Forecast
 from privkit.retention.status import GRACE, Status
-from privkit.sqlalchemy import Guard, protect
+from privkit.sqlalchemy import Guard, protect, replicas
 from privkit.sqlalchemy.registry import guard_of
 
 
@@ -32,6 +32,12 @@ class Outlook:
             )
         if guard_of(engine.dialect) is not self.guard:
             protect(self.guard, engine)
+
+    def _primary(self, engine: Engine) -> None:
+        """The same for a call that changes something, or finds out what to change. Raises PlanError on a standby."""
+        self._ours(engine)
+        with engine.connect() as connection:
+            replicas.require_primary(connection)
 
     def status(self, engine: Engine, *, grace: timedelta = GRACE) -> Status:
         """Return what is due and overdue, since when, and how the last run ended. Nothing is changed or locked.

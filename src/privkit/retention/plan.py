@@ -30,6 +30,14 @@ class Cascade:
 
 
 @dataclass(frozen=True, slots=True)
+class Partition:
+    """A partition of which all rows are due: it is detached and dropped whole. Its rows are among the step's."""
+
+    name: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """What happens to one field of a table, to its rows (``field`` None), or to the keys of a field's epochs.
 
@@ -56,6 +64,8 @@ class Step:
     warnings: tuple[str, ...] = ()
     commitment: str | None = None
     """Keyed fingerprints of the due rows' keys (``privkit.retention.commitment``); None: their number alone."""
+
+    partitions: tuple[Partition, ...] = ()
 
     @property
     def name(self) -> str:
@@ -145,5 +155,9 @@ def _instant(text: str) -> datetime:
 def _step(body: dict[str, Any]) -> Step:
     if any(type(body[name]) is not int or body[name] < 0 for name in _COUNTS):
         raise ValueError
-    cascades = tuple(Cascade(**each) for each in body["cascades"])
-    return Step(**body | {"cascades": cascades, "warnings": tuple(map(str, body["warnings"]))})
+    made = {
+        "cascades": tuple(Cascade(**each) for each in body["cascades"]),
+        "warnings": tuple(map(str, body["warnings"])),
+        "partitions": tuple(Partition(**each) for each in body.get("partitions", ())),
+    }
+    return Step(**body | made)

@@ -20,6 +20,7 @@ from privkit.deidentify import label
 from privkit.errors import PrivkitError
 from privkit.retention import commitment, runs, schema, trial
 from privkit.retention.orphans import orphaned
+from privkit.retention.partitions import planned
 from privkit.retention.plan import Cascade, Plan, Step
 from privkit.retention.schema import Live
 from privkit.sqlalchemy import destroy, due, epochs, holds, ledger, references
@@ -116,6 +117,7 @@ class _Planner:
             cascades=tuple(self._cascades(target.table, predicate)) if target.field is None and found else (),
             seconds=round(found / self.rate, 3),
             commitment=fingerprints,
+            partitions=tuple(planned(self.guard, self.connection, target, self.now)) if found else (),
         )
 
     def _total(self, target: Target) -> int:

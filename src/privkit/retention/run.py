@@ -19,15 +19,16 @@ from sqlalchemy import Connection, Engine, select
 
 from privkit import purposes
 from privkit.errors import InvalidValue, PlanError
-from privkit.retention import runs
+from privkit.retention import files, runs
 from privkit.retention.batches import UNOPENED, Batches, Job, Progress, Size, Tally
+from privkit.retention.dropping import Dropping
 from privkit.retention.limits import Limits, Watch, refuse_clock, refuse_past
 from privkit.retention.plan import Plan, Step
 from privkit.retention.planner import count
 from privkit.retention.ranges import Ranges
 from privkit.retention.retry import Retry
 from privkit.retention.staleness import matched, require_named
-from privkit.sqlalchemy import destroy, due, ledger
+from privkit.sqlalchemy import destroy, due, ledger, outbox
 from privkit.sqlalchemy.due import Target
 from privkit.sqlalchemy.finality import Finality, finality
 from privkit.sqlalchemy.guard import Guard
@@ -63,6 +64,7 @@ class Run:
     ``finality``: from when on what sealed values it destroyed are unreadable, here and in every copy. ``stopped``: the
     name of the limit that ended it before its end (``"max_seconds"``, ``"sentinel"``, ``"max_lag"``, ``"stop"``).
     ``physically``: what may be left on disks of values and rows whose keys live on; None where there were none.
+    ``files_pending``: files whose rows are gone and that may still be there; ``finish_files`` tries them again.
     """
 
     id: str
@@ -71,6 +73,7 @@ class Run:
     finality: Finality
     stopped: str | None = None
     physically: Physical | None = None
+    files_pending: int = 0
 
     @property
     def done(self) -> int:
@@ -79,8 +82,9 @@ class Run:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing failed and nothing is overdue."""
-        return not self.overdue and not any(outcome.failed or outcome.error for outcome in self.outcomes)
+        """Whether nothing failed, nothing is overdue and no file is left."""
+        failed = any(outcome.failed or outcome.error for outcome in self.outcomes)
+        return not (failed or self.overdue or self.files_pending)
 
 
 def purge(
@@ -122,6 +126,7 @@ def purge(
     watch = Watch(limits, engine, sleep=retry.sleep)
     job = Job(guard, engine, uuid4().hex, plan.as_of, batch, limits, retry, watch, progress)
     with purposes.internally():
+        files.finish(guard, engine, retry=retry)  # what a run that was killed has left
         begun = retry.run(lambda: _begin(job, plan, work))
         tallies = [_step(job, step, target, workers) for step, target in work]
         run = retry.run(lambda: _end(job, work, tallies, begun))
@@ -158,6 +163,7 @@ def _step(job: Job, step: Step, target: Target, workers: int) -> Tally:
     if step.refused:
         return Tally(error="refused")
     tally, ranges = Tally(), Ranges(step, target, exactly=job.batch is not None)
+    Dropping(job, step, target, tally, Size.of(job.batch), ranges).drop()
     if workers == 1 or not job.shares:
         Batches(job, step, target, tally, Size.of(job.batch), ranges).run()
         return tally
@@ -187,7 +193,8 @@ def _end(job: Job, work: list[tuple[Step, Target]], tallies: list[Tally], begun:
         body = {"run": job.run_id, "done": told.total(), "overdue": overdue, "stopped": stopped}
         failed = {outcome.step.name[:200]: outcome.failed for outcome in outcomes if outcome.failed}
         ledger.append(connection, guard, "run_ended", body | {"failed": failed})
-        return Run(job.run_id, outcomes, overdue, finality(connection, guard), stopped)
+        pending = outbox.pending(connection, guard)
+        return Run(job.run_id, outcomes, overdue, finality(connection, guard), stopped, files_pending=pending)
 
 
 def _told(connection: Connection, job: Job, begun: int) -> Counter[tuple[str, str | None]]:

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from privkit.consent.age import cautious_today
 from privkit.deidentify import leaves_residue, residue
-from privkit.errors import InvalidValue
+from privkit.errors import InvalidValue, PrivkitError
 from privkit.sqlalchemy import destroy, due, ledger
 from privkit.sqlalchemy.due import Target
 from privkit.sqlalchemy.guard import Guard
@@ -75,6 +75,8 @@ def _tried(
         raise
     except SQLAlchemyError as error:
         return refusal(error)
+    except PrivkitError:
+        return None  # a file's name does not open: the run leaves such a row as it is, and says so
     return None
 
 

@@ -14,10 +14,10 @@ from sqlalchemy.orm import InstanceState
 from privkit.clock import as_utc
 from privkit.consent.age import cautious_today
 from privkit.consent.receipts import read_records, records
-from privkit.consent.state import ASKED, GIVEN, LAPSED, ConsentEvent, state
+from privkit.consent.state import ASKED, EXPIRED, GIVEN, LAPSED, SUPERSEDED, ConsentEvent, standing, state
 from privkit.errors import InvalidValue
 from privkit.purposes import internally
-from privkit.sqlalchemy import children
+from privkit.sqlalchemy import children, ledger
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.mapping import KEY_COLUMN
 from privkit.sqlalchemy.tables import CONSENT
@@ -65,6 +65,17 @@ def states(connection: Connection, guard: Guard, subject: bytes, at: datetime | 
     return {name: each for name, each in found.items() if each is not None}
 
 
+def ended(connection: Connection, guard: Guard) -> list[tuple[ConsentEvent, str]]:
+    """Return the consents that time has ended and no word says so yet, each with ``expired`` or ``superseded``."""
+    theirs = sorted(events(connection, guard), key=lambda each: (each.subject, each.purpose, each.seq))
+    found: list[tuple[ConsentEvent, str]] = []
+    for (_, name), words in groupby(theirs, key=lambda each: (each.subject, each.purpose)):
+        if name in guard.policy.purposes:
+            consents = standing(words, guard.now(), guard.policy.consent_terms(name))
+            found += [(each, fault) for each, fault in consents if fault in (EXPIRED, SUPERSEDED)]
+    return found
+
+
 def allows(
     connection: Connection, guard: Guard, key_id: bytes, subject: InstanceState[Any], purpose: str, disclosure: bool
 ) -> bool:
@@ -106,13 +117,15 @@ def export(
 
 
 def add(connection: Connection, guard: Guard, found: object) -> int:
-    """Add the events of records. Returns how many."""
+    """Add the events of records, and a line in the evidence ledger. Returns how many."""
     read = read_records(guard.policy, found)
+    ledger.lock(connection, guard)
     _refuse_mixing(connection, guard, {bytes.fromhex(each.subject) for each in read})
     rows = [{name: _stored(name, getattr(each, name)) for name in _NAMES if name != "seq"} for each in read]
     with internally():
         for row in rows:
             connection.execute(insert(guard.own_table(CONSENT)).values(row))
+    ledger.append(connection, guard, "consent_imported", {"count": len(rows)})
     return len(rows)
 
 

@@ -260,6 +260,17 @@ class ConsentLedger:
         connection, key_id = _subject(session, subject)
         return consent_rows.allows(connection, self._guard, key_id, _mapped(subject), purpose, disclosure)
 
+    def note_ended(self, session: Session | scoped_session[Any]) -> int:
+        """Record, as evidence, which consents expired or were superseded since; they count no more in any case."""
+        connection, guard = _connection(session), self._guard
+        ledger.lock(connection, guard)
+        found = consent_rows.ended(connection, guard)
+        for each, event in found:
+            who = each.guardian and bytes.fromhex(each.guardian)
+            word = Word(event=event, purposes=(each.purpose,), guardian=who or None, notice=each.notice)
+            record(connection, guard, bytes.fromhex(each.subject), word)
+        return len(found)
+
     def token(self, guardian: str) -> str:
         """Return what stands for a guardian in events and receipts, to confirm who it was."""
         return reference(self._guard, "guardian", guardian).hex()
@@ -280,11 +291,7 @@ class ConsentLedger:
 
         Raises InvalidValue, and adds nothing, for what is no such export, or where there are words on it already.
         """
-        connection = _connection(session)
-        ledger.lock(connection, self._guard)
-        count = consent_rows.add(connection, self._guard, records)
-        ledger.append(connection, self._guard, "consent_imported", {"count": count})
-        return count
+        return consent_rows.add(_connection(session), self._guard, records)
 
     def _no(
         self,

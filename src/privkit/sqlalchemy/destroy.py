@@ -31,20 +31,23 @@ from sqlalchemy import (
     type_coerce,
     update,
 )
+from sqlalchemy.schema import DropTable
 
 from privkit.crypto import DESTROYED, Epoch
 from privkit.deidentify import leaves_residue
 from privkit.errors import InvalidValue, PlanError
 from privkit.ledger import Entry
-from privkit.sqlalchemy import holds, keystore, ledger, pairs, references
+from privkit.sqlalchemy import holds, keystore, ledger, outbox, pairs, partitions, references
 from privkit.sqlalchemy.children import ADULT
-from privkit.sqlalchemy.due import Target, is_sealed
+from privkit.sqlalchemy.due import Now, Target, is_sealed
 from privkit.sqlalchemy.guard import Guard, own_alias
 from privkit.sqlalchemy.mapping import ADULT_COLUMN, KEY_COLUMN
+from privkit.sqlalchemy.references import among as among
 from privkit.sqlalchemy.references import dependants
 from privkit.sqlalchemy.references import key_columns as key_columns
+from privkit.sqlalchemy.references import keyset as keyset
 from privkit.sqlalchemy.spared import free, spared
-from privkit.sqlalchemy.tables import EPOCH, KEY
+from privkit.sqlalchemy.tables import EPOCH, KEY, OUTBOX
 from privkit.sqlalchemy.types import Sealed
 
 Still = ColumnElement[bool] | None
@@ -64,23 +67,6 @@ def require_rows(batch: int) -> None:
         raise InvalidValue("A batch has at least one row.", "A run of empty ones would do nothing.", "Give batch=1000.")
 
 
-def keyset(columns: Sequence[ColumnElement[Any]], after: Sequence[Any] | None) -> list[ColumnElement[bool]]:
-    """Return the condition that continues a scan in key order."""
-    if after is None:
-        return []
-    if len(columns) == 1:
-        return [columns[0] > after[0]]
-    bound = tuple_(*(bindparam(None, value, type_=column.type) for column, value in zip(columns, after, strict=True)))
-    return [tuple_(*columns) > bound]
-
-
-def among(columns: Sequence[ColumnElement[Any]], keys: Sequence[Sequence[Any]]) -> ColumnElement[bool]:
-    """Return the condition that a row is one of ``keys``."""
-    if len(columns) == 1:
-        return columns[0].in_([key[0] for key in keys])
-    return tuple_(*columns).in_([tuple(key) for key in keys])
-
-
 def delete_rows(
     connection: Connection, guard: Guard, table: Table, keys: Sequence[Sequence[Any]], still: Still = None
 ) -> int:
@@ -98,6 +84,7 @@ def delete_rows(
             these = connection.execute(select(*columns).where(chosen)).all()
             chosen = among(columns, these)
             _clear_dependants(connection, guard, table, chosen)
+        outbox.put(connection, guard, outbox.naming(table), chosen)
         if KEY_COLUMN in table.columns:
             gone = connection.execute(delete(table).where(chosen).returning(table.c[KEY_COLUMN])).scalars().all()
             subjects += [bytes(key_id) for key_id in gone if key_id is not None]
@@ -166,6 +153,7 @@ def suppress(
     emptied = _emptied(target) | (_emptied_residue(target) if residues else {})
     for start in range(0, len(keys), keystore.CHUNK):
         chunk = [among(columns, keys[start : start + keystore.CHUNK]), free(guard, target.table), *_only(still)]
+        outbox.put(connection, guard, outbox.naming(target.table, target.column), and_(*chunk))
         count += connection.execute(update(target.table).where(*chunk).values(emptied)).rowcount
     return count
 
@@ -175,10 +163,10 @@ def _only(still: Still) -> list[ColumnElement[bool]]:
 
 
 def in_one_statement(guard: Guard, target: Target) -> bool:
-    """Whether only the rows themselves are touched: no key, no residue, and no row that depends on them."""
-    if target.divided is not None or leaves_residue(target.technique):
-        return False
+    """Whether only the rows themselves are touched: no key, residue or file, and no row that depends on them."""
     table = target.table
+    if target.divided is not None or leaves_residue(target.technique) or outbox.naming(table, target.column):
+        return False
     followed = any(foreign.ondelete in ("CASCADE", "SET NULL") for foreign in dependants(table))
     return target.column is not None or not (followed or KEY_COLUMN in table.columns or references.circle(guard, table))
 
@@ -188,6 +176,15 @@ def destroy_where(connection: Connection, guard: Guard, target: Target, chosen: 
     table = target.table
     statement = delete(table) if target.column is None else update(table).values(_emptied(target))
     return connection.execute(statement.where(chosen, free(guard, table))).rowcount
+
+
+def drop_partition(connection: Connection, guard: Guard, table: Table, leaf: partitions.Leaf, now: Now) -> int:
+    """Detach a partition and drop it, where all its rows are due at ``now``, and kept by no hold. Returns how many."""
+    count = partitions.lock(connection, guard, table, leaf, now, spared(guard, table, leaf.rows, guard.now))
+    if count:
+        connection.execute(text(f"ALTER TABLE {leaf.parent} DETACH PARTITION {leaf.name}"))
+        connection.execute(DropTable(leaf.table))
+    return count
 
 
 def attempt(
@@ -255,6 +252,10 @@ def replace_with_residue(
         {"residue": text, "in_place": text} | {f"key_{number}": value for number, value in enumerate(key)}
         for key, text in residues
     ]
+    for start in range(0, len(residues), keystore.CHUNK):
+        chunk = among(columns, [key for key, _ in residues[start : start + keystore.CHUNK]])
+        chosen = and_(chunk, free(guard, target.table), *_only(still))
+        outbox.put(connection, guard, outbox.naming(target.table, column), chosen)
     return connection.execute(statement, rows).rowcount if rows else 0
 
 
@@ -279,6 +280,12 @@ def _emptied_residue(target: Target) -> dict[str, Any]:
         return {}
     residue = target.table.c[f"{column.name}_residue"].key
     return {residue: None} if column.nullable or is_sealed(column) else {residue: "", column.key: ""}
+
+
+def take_off(connection: Connection, guard: Guard, ids: Sequence[int]) -> set[int]:
+    """Take rows off the outbox, whose files are gone or another row's. Returns the ids of those that were there."""
+    table = guard.own_table(OUTBOX)
+    return set(connection.execute(delete(table).where(table.c.id.in_(ids)).returning(table.c.id)).scalars())
 
 
 IN_LINE = 500

@@ -100,8 +100,8 @@ def row_keeps(guard: Guard, table: Table) -> dict[str, Keep | None]:
 def targets(guard: Guard) -> list[Target]:
     """Return everything that can fall due: rows before fields and children before parents.
 
-    But first the keys of epochs, which make every copy unreadable at once, unless a residue has to be made of the
-    values; and the fields that count from the latest of other rows: without those rows they would never have ended.
+    But first the keys of epochs, which make every copy unreadable at once, unless values have to be opened before;
+    and the fields that count from the latest of other rows: without those rows they would never have ended.
     """
     tables = [table for table in references.in_deletion_order(guard) if guard.tables[table].model.fields]
     rows = [Target(table, None, None) for table in tables if guard.tables[table].model.expire_row is not None]
@@ -110,7 +110,7 @@ def targets(guard: Guard) -> list[Target]:
     early = [target for target in fields if id(target) in counting]
     late = [target for target in fields if id(target) not in counting]
     keys = _epoch_targets(guard)
-    last = [target for target in keys if leaves_residue(target.technique)]
+    last = [target for target in keys if _opened_first(target)]
     return [target for target in keys if target not in last] + early + rows + late + last
 
 
@@ -166,12 +166,17 @@ def parts(guard: Guard, target: Target, now: Now) -> tuple[ColumnElement[bool], 
     return found, deletable(guard, table, now) if by_row else None
 
 
+def _opened_first(target: Target) -> bool:
+    """Whether a run opens values before it destroys them: for a residue, or for the name of a file."""
+    return leaves_residue(target.technique) or (target.rule is not None and target.rule.field.marker.file is not None)
+
+
 def _epochs_due(guard: Guard, target: Target, column: Column[Any], now: Now) -> ColumnElement[bool]:
-    """Keys of epochs that are over, with no value under a hold and none of which a residue is still to be made."""
+    """Keys of epochs that are over, with no value under a hold and none that is still to be opened."""
     assert isinstance(column.table, Table)
     assert target.rule is not None
     living = not_done(Target(column.table, column, target.rule))
-    if leaves_residue(target.technique):
+    if _opened_first(target):
         keeping = epochs.any_row(guard, target.rule, column.table, living)
     else:  # while there is no hold, no row is looked at, however many there are
         held = and_(living, holds.held(guard, column.table, column.table, now))

@@ -31,13 +31,14 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
+from privkit.catalog import Field
 from privkit.clock import as_utc
 from privkit.crypto import Epoch, SubjectKey
 from privkit.errors import MappingError, ShreddedError, StatementRefused
 from privkit.policy.epochs import Epochs, ended_before
 from privkit.policy.resolve import FieldRule
 from privkit.purposes import internally
-from privkit.sqlalchemy import wrapping
+from privkit.sqlalchemy import keystore, wrapping
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.registry import guard_of
 from privkit.sqlalchemy.tables import EPOCH
@@ -228,6 +229,14 @@ def _another_event(field_id: str, before: str, now: str) -> MappingError:
         f'Give the field a new id, with formerly="{field_id}", and run: privkit reseal',
         field=field_id,
     )
+
+
+def load_keys(connection: Connection, guard: Guard, field: Field, envelopes: Iterable[bytes]) -> list[SubjectKey]:
+    """Return the keys that open a field's envelopes, of data subjects and epochs; hold on to them while you open."""
+    stored = list(envelopes)
+    numbers = {int.from_bytes(each[18:22], "big") for each in stored} - {0}
+    subjects = keystore.load(connection, guard, {each[2:18] for each in stored})
+    return [*subjects, *load(connection, guard, dict.fromkeys((field.id, *field.marker.formerly), numbers))]
 
 
 def _in_utc(moment: datetime) -> datetime:

@@ -6,7 +6,7 @@ The gates, the types and the runs all ask this object; it never reads the databa
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -48,8 +48,10 @@ from privkit.policy.resolve import FieldRule, resolve
 from privkit.purposes import Access, Scope
 from privkit.sqlalchemy import mapping, pairs, tables, unique
 from privkit.sqlalchemy.attributes import not_needed, one_value
+from privkit.sqlalchemy.memory import Memory
 from privkit.sqlalchemy.observations import Observations
 from privkit.sqlalchemy.silence import unconverted
+from privkit.sqlalchemy.stores import FileStore, require
 from privkit.sqlalchemy.types import Guarded, Processor, plain_type
 from privkit.sqlalchemy.unopened import in_field, not_theirs, shredded, unknown_key
 
@@ -91,21 +93,6 @@ def is_own_alias(at: FromClause) -> bool:
     return "privkit_own" in vars(at)
 
 
-class Memory(dict[Any, Any]):
-    """What was built once for a scope; forgotten all at once when it has grown large."""
-
-    LIMIT = 1024
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        if len(self) >= self.LIMIT:
-            self.clear()
-        super().__setitem__(key, value)
-
-    def setdefault(self, key: Any, default: Any = None) -> Any:
-        self[key] = default
-        return default
-
-
 class Guard:
     """The rules, keys and clock of one ``Privacy``."""
 
@@ -116,9 +103,12 @@ class Guard:
         keyring: Keyring,
         clock: Clock,
         outside: OutsideLedger | None = None,
+        stores: Mapping[str, FileStore] | None = None,
     ) -> None:
         self.outside = outside
         """The copy of the ledger outside the database."""
+        self.stores = dict(stores or {})
+        """The stores of files that fields name."""
         self.policy, self.keyring, self.mappers, self._clock = policy, keyring, mappers, clock
         self.keys = KeyCache()
         self.shredded: set[bytes | Epoch] = set()
@@ -158,6 +148,7 @@ class Guard:
                     assert isinstance(other.type, Guarded)
                     other.type.decide(self, sealed=self.rules[field.id].sealed)
             self.check_epochs(each)
+        require(self.stores, (rule.field for rule in self.rules.values()))
         self.tables = {}
         for each in sorted(classes.values(), key=lambda each: len(each.mapper.class_.__mro__)):
             self.tables.setdefault(each.table, each)

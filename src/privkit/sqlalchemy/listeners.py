@@ -24,6 +24,7 @@ from privkit.sqlalchemy import (
     observations,
     physical,
     read_gate,
+    replicas,
     silence,
     upserts,
     views,
@@ -35,8 +36,8 @@ from privkit.sqlalchemy.registry import executing, guard_of, register
 from privkit.sqlalchemy.types import guarded_columns
 
 
-def protect(guard: Guard, engine: Engine | AsyncEngine) -> None:
-    """Hold every statement of ``engine`` to the rules of ``guard``. Doing it twice changes nothing."""
+def protect(guard: Guard, engine: Engine | AsyncEngine, max_lag: float | None = replicas.BOUND) -> None:
+    """Hold every statement of ``engine`` to the rules of ``guard``. Doing it twice changes nothing but ``max_lag``."""
     sync = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
     known = guard_of(sync.dialect)
     if known is not None and known is not guard:
@@ -45,11 +46,14 @@ def protect(guard: Guard, engine: Engine | AsyncEngine) -> None:
             "Its models would be left without protection.",
             "Make one Privacy for all models of an engine: Privacy(models=[Base, OtherBase]).",
         )
+    replicas.bound(sync, max_lag)
     if known is guard:
         return
     register(sync.dialect, guard)
     sync.clear_compiled_cache()
     silence.quieten(sync)
+    if sync.dialect.name == "postgresql":
+        event.listen(sync, "connect", replicas.connect)
     event.listen(sync, "engine_connect", engine_connect)
     event.listen(sync, "before_execute", before_execute, retval=True)
     event.listen(sync, "after_execute", after_execute)
@@ -80,7 +84,8 @@ def meet_outside(connection: Connection) -> None:
     guard = guard_of(connection.dialect)
     assert guard is not None
     try:
-        ledger.engine_connect(connection, guard)
+        if not replicas.is_standby(connection):  # one follows its primary, which is compared
+            ledger.engine_connect(connection, guard)
     except BaseException:
         connection.close()  # nobody else holds it
         raise
@@ -161,6 +166,7 @@ def before_cursor_execute(
     guard = guard_of(connection.dialect)
     assert guard is not None
     try:
+        replicas.before_cursor_execute(guard, connection, context)
         read_gate.before_cursor_execute(guard, connection, statement, context)
     except BaseException as error:
         cursor.close()  # SQLAlchemy closes it only where the database refuses

@@ -20,7 +20,18 @@ from privkit import catalog, markers
 from privkit.catalog import Field, Model
 from privkit.deidentify import leaves_residue
 from privkit.errors import MappingError
-from privkit.sqlalchemy import attributes, envelope_check, mutables, pairs, pickling, search, stored, tables, unique
+from privkit.sqlalchemy import (
+    attributes,
+    envelope_check,
+    mutables,
+    pairs,
+    pickling,
+    search,
+    stored,
+    stores,
+    tables,
+    unique,
+)
 from privkit.sqlalchemy.index import SearchIndex
 from privkit.sqlalchemy.types import Guarded, guarded_columns, plain_type
 
@@ -131,6 +142,7 @@ def _install_field(mapper: Mapper[Any], column: Column[Any], field: Field) -> No
     if field.marker.search is not None:
         search.check(field)
         _add_hidden(mapper, table, Column(f"{sealed.name}_ix", SearchIndex(field)), indexed=True)
+    stores.check(field)
     if leaves_residue(field.marker.then):
         name = f"{column.name}_residue"
         _add_mapped(mapper, f"{field.name}_residue", Column(name, String(80)))

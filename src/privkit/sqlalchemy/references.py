@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, FromClause, Index, Table, UniqueConstraint, and_
+from sqlalchemy import Column, ColumnElement, FromClause, Index, Table, UniqueConstraint, and_, bindparam, tuple_
 from sqlalchemy.schema import sort_tables
 
 from privkit.errors import PlanError
@@ -38,6 +38,23 @@ def key_columns(table: Table) -> list[Column[Any]]:
 def _of_every_row(index: Index) -> bool:
     partial = any(index.dialect_options[name].get("where") is not None for name in ("postgresql", "sqlite"))
     return not partial and all(isinstance(each, Column) for each in index.expressions)
+
+
+def keyset(columns: Sequence[ColumnElement[Any]], after: Sequence[Any] | None) -> list[ColumnElement[bool]]:
+    """Return the condition that continues a scan in key order."""
+    if after is None:
+        return []
+    if len(columns) == 1:
+        return [columns[0] > after[0]]
+    bound = tuple_(*(bindparam(None, value, type_=column.type) for column, value in zip(columns, after, strict=True)))
+    return [tuple_(*columns) > bound]
+
+
+def among(columns: Sequence[ColumnElement[Any]], keys: Sequence[Sequence[Any]]) -> ColumnElement[bool]:
+    """Return the condition that a row is one of ``keys``."""
+    if len(columns) == 1:
+        return columns[0].in_([key[0] for key in keys])
+    return tuple_(*columns).in_([tuple(key) for key in keys])
 
 
 def dependants(table: Table) -> list[Any]:

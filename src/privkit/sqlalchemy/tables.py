@@ -21,7 +21,7 @@ from sqlalchemy import (
 
 KEY, EPOCH = "privkit_key", "privkit_epoch"
 LEDGER, HOLD, HOLD_ROW, CONSENT = "privkit_ledger", "privkit_hold", "privkit_hold_row", "privkit_consent"
-OBSERVATION = "privkit_observation"
+OBSERVATION, OUTBOX = "privkit_observation", "privkit_outbox"
 OBSERVED_NAMES = {"outcome": 12, "field": 200, "purpose": 200, "place": 200}
 """What is counted, with the longest texts: together they are a primary key in every database."""
 
@@ -148,6 +148,20 @@ def _observation(metadata: MetaData) -> None:
     )
 
 
+def _outbox(metadata: MetaData) -> None:
+    Table(
+        OUTBOX,
+        metadata,
+        Column("id", _Serial, primary_key=True, autoincrement=True),
+        Column("store", String(200), nullable=False),
+        Column("name", LargeBinary, comment="of the file, sealed; NULL: its key had been destroyed before"),
+        Column("subject", LargeBinary(16), comment="key id of the data subject whose row named it"),
+        Column("created_at", DateTime(timezone=True), nullable=False),
+        Column("attempts", Integer, nullable=False),
+        Column("last_error", String(80), comment="the kind alone"),
+    )
+
+
 _DEFINED: dict[str, Callable[[MetaData], None]] = {
     KEY: _key,
     EPOCH: _epoch,
@@ -156,4 +170,5 @@ _DEFINED: dict[str, Callable[[MetaData], None]] = {
     HOLD_ROW: _hold_row,
     CONSENT: _consent,
     OBSERVATION: _observation,
+    OUTBOX: _outbox,
 }

@@ -16,7 +16,7 @@ from privkit import purposes, unchecked
 from privkit.catalog import Field
 from privkit.errors import PurposeError, StatementRefused
 from privkit.purposes import Scope
-from privkit.sqlalchemy import aggregates, criteria, ledger, sqltext, views
+from privkit.sqlalchemy import aggregates, criteria, ledger, replicas, sqltext, views
 from privkit.sqlalchemy.attributes import not_exact, not_needed
 from privkit.sqlalchemy.guard import OWN_ALIAS, Guard
 from privkit.sqlalchemy.observations import Lack, lacks, refuse, refuse_all
@@ -63,6 +63,8 @@ def _refuse_changes(statement: str, unresolved: str | None) -> None:
 def _hold(
     guard: Guard, connection: Connection, statement: str, scope: Scope | None, touched: Touched, *, writes: bool
 ) -> None:
+    if touched.tables or touched.stores or touched.unresolved is not None:
+        replicas.require_fresh(connection)
     if touched.unresolved is None:
         _check_purpose(guard, scope, touched)
     elif touched.tables and scope is None and unchecked.current() and not _passes(guard, scope, touched):

@@ -1,4 +1,4 @@
-"""Erasing one data subject: the key first, then what can be deleted, then what remains, in one transaction."""
+"""Erasing one data subject: what can be deleted, then what remains, then the key, in one transaction; then files."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Engine, select
 
 from privkit.errors import InvalidValue, PlanError
 from privkit.purposes import internally
+from privkit.retention import files
 from privkit.sqlalchemy import consents, destroy, erasure, ledger
 from privkit.sqlalchemy.finality import Finality, finality
 from privkit.sqlalchemy.guard import Guard
@@ -25,6 +26,7 @@ class Erasure:
     ``fields`` values were destroyed one by one, ``rows`` rows were deleted, at ``at``. ``finality`` of the key; None
     where a duty keeps it: then a backup made before still opens with it. ``physically``: what may be left on disks of
     values that were not sealed. ``deferred``: nothing was done yet, as it waits for a hold to end.
+    ``files_pending``: files that may still be there; the next run, or ``finish_files``, tries them again.
     """
 
     subject: str
@@ -35,6 +37,7 @@ class Erasure:
     finality: Finality | None
     physically: Physical | None
     deferred: bool = False
+    files_pending: int = 0
 
     @property
     def unreadable_by(self) -> datetime:
@@ -94,11 +97,10 @@ def _erased(connection: Connection, guard: Guard, key_id: bytes, who: str) -> _D
     _refuse_held(connection, guard, key_id)
     consents.lapse(connection, guard, consents.guardian_token(connection, guard, key_id))  # no child is left unattended
     kept = erasure.kept(connection, guard, key_id)
-    rows = 0
-    if not kept:
-        destroy.destroy_keys(connection, guard, [key_id])
-        rows = erasure.delete(connection, guard, [key_id])
+    rows = 0 if kept else erasure.delete(connection, guard, [key_id])
     fields = erasure.suppress(connection, guard, [key_id], on_duty=kept)
+    if not kept:
+        destroy.destroy_keys(connection, guard, [key_id])  # last: the names of files were opened with it
     _refuse_left(erasure.left(connection, guard, [key_id]).keys() - kept.keys())
     body = {"subject": key_id.hex(), "by": who, "fields": fields, "rows": rows, "kept": sorted(kept)}
     ledger.append(connection, guard, "erased", body)
@@ -109,7 +111,8 @@ def _ended(guard: Guard, engine: Engine, key_id: bytes, done: _Done) -> Erasure:
     fields, rows, kept, found = done
     guard.keys.forget(key_id)  # somebody may have loaded it again before the commit
     left = settle(guard, engine, (table.fullname for table in guard.tables))
-    return Erasure(key_id.hex(), fields, rows, kept, guard.now(), found, left)
+    pending = files.finish(guard, engine, subject=key_id).pending
+    return Erasure(key_id.hex(), fields, rows, kept, guard.now(), found, left, files_pending=pending)
 
 
 def _known(connection: Connection, guard: Guard, subject: object) -> bytes:

@@ -25,13 +25,13 @@ class Holding(Outlook):
         ``role``: one of the policy's ``holds.place``. ``reference``: of the case; a second time it is the same hold.
         ``until`` may be left out where the policy has ``holds.longest``. Raises InvalidValue.
         """
-        self._ours(engine)
+        self._primary(engine)
         with engine.begin() as connection:
             return holds.place(connection, self.guard, **what)
 
     def release(self, engine: Engine, hold: int, *, by: str, role: str | None = None) -> list[bytes]:
         """End a hold; what it deferred is due again at once. Returns whose erasure waited and waits no longer."""
-        self._ours(engine)
+        self._primary(engine)
         with engine.begin() as connection:
             holds.release(connection, self.guard, hold, by=by, role=role)
         return self.deferred(engine)[0]
@@ -47,12 +47,12 @@ class Holding(Outlook):
 
         Under a hold: raises PlanError, and erases nothing; with ``defer``, notes that it waits for the hold to end.
         """
-        self._ours(engine)
+        self._primary(engine)
         return erase(self.guard, engine, subject, by=by, defer=defer)
 
     def erase_deferred(self, engine: Engine) -> list[Erasure]:
         """Erase those whose erasure waited for a hold that has ended, each in a transaction. May be killed."""
-        self._ours(engine)
+        self._primary(engine)
         return erase_deferred(self.guard, engine)
 
     def deferred(self, engine: Engine) -> tuple[list[bytes], list[bytes]]:
