@@ -101,7 +101,8 @@ def standby(pg_server: Server) -> Iterator[Standby]:
             parent.chmod(0o755)
         copy = (pg_server.program("pg_basebackup"), "-h", pg_server.folder, "-U", "postgres", "-c", "fast", "-R", "-D")
         subprocess.run([*copy, parent / "data"], check=True, user=account, capture_output=True)
-        (parent / "data" / ".handle_pids.json").unlink(missing_ok=True)  # of the server that was copied
+        for of_the_other in (parent / "data").glob(".*"):  # whoever runs it, and its socket's lock
+            of_the_other.unlink()
         with (parent / "data" / "postgresql.auto.conf").open("a", encoding="utf-8") as settings:
             settings.write("wal_retrieve_retry_interval = '100ms'\n")
         process = get_server(parent / "data", cleanup_mode="stop")
@@ -282,7 +283,7 @@ def test_b31_a_plan_of_the_primary_is_not_run_on_a_standby(pair: Pair) -> None:
 
 def test_a_copy_of_the_ledger_outside_is_not_compared_with_a_standby_that_follows(pair: Pair) -> None:
     """It would be behind the copy, and cannot be brought to one state with it."""
-    outside = LedgerFile(pair.folder / "ledger.jsonl", create=True)
+    outside = LedgerFile(pair.folder / "ledger.jsonl", refill=True)
     pair.privacy = pair.process(ledger=outside)
     pair.primary.dispose()
     pair.primary = create_engine(pair.url)
