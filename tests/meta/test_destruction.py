@@ -27,6 +27,7 @@ EXEMPT = {
     "attempt": "is rolled back, whatever happens",
     "empty": "the same value is sealed in the column beside it",
     "destroy_epochs": "is given epochs by a predicate that asked",
+    "take_off": "its rows are notes of what is gone, or is another row's",
 }
 """Those that do not ask, with the reason."""
 
@@ -35,6 +36,7 @@ CALLERS = {
     ("sqlalchemy/reseal.py", "destroy_epochs"): "no value is sealed under the field's former id any more",
     ("retention/trial.py", "attempt"): "a trial",
     ("sqlalchemy/adopted_rows.py", "empty"): "the sealed column was compared with it",
+    ("retention/files.py", "take_off"): "after the store said that the file is gone",
 }
 
 AGAIN = {"_destroy_keys_again", "_destroy_epochs_again"}

@@ -13,6 +13,7 @@ PROMISED = {
     *("AtLeastAge", "InCountry", "Initials", "Is", "Month", "Quarter", "StandIn", "TruncatedIp"),
     *("Adopting", "AdvancedAlchemy", "FernetTokens", "Plain", "SqlalchemyUtils"),
     "consent_age_reached_on",
+    *("DirectoryStore", "FileStore"),
     *("FileKeyring", "GeoPoint", "LedgerDatabase", "LedgerFile", "Privacy", "carry"),
 }
 

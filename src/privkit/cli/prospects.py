@@ -31,6 +31,8 @@ def status_view(status: Status) -> Group:
         notes += [f"{each.name}: {number:,} {what}" for what, number in waiting.items() if number]
         if each.future:
             notes.append(f"{each.name}: {each.future:,} have an event that is still to come, and end after it")
+    if status.files_pending:
+        notes.append(f"files whose rows are gone: {status.files_pending:,} left to delete (privkit files)")
     return Group(table, *notes, *_runs(status), f"overdue: {status.overdue:,}")
 
 

@@ -85,6 +85,8 @@ def run_view(run: Run) -> Group:
         notes += [f"other values and rows: {run.physically}", *run.physically.notes]
     if run.stopped:
         notes.append(f"ended early: {_ENDED[run.stopped]}; run it again to go on")
+    if run.files_pending:
+        notes.append(f"files whose rows are gone: {run.files_pending:,} left to delete; try again: privkit files")
     return Group(table, *notes, f"overdue: {run.overdue:,}")
 
 

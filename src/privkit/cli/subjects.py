@@ -34,7 +34,7 @@ def erase(
         typer.Option("--deferred", help="Erase those whose erasure waited for a hold that has ended; takes no KEY_ID."),
     ] = False,
 ) -> None:
-    """Erase one data subject: the key first, then all rows. What a duty keeps stays, and is named."""
+    """Erase one data subject: key and rows, then files. What a duty keeps stays, and is named."""
     privacy = load_privacy(app)
     if deferred:
         _erase_deferred(privacy, url, key_id, by)
@@ -52,6 +52,7 @@ def erase(
         return
     say(f"erased: {done.rows:,} rows deleted, {done.fields:,} values destroyed")
     say(_ending(done))
+    _say_pending(done.files_pending)
 
 
 def _erase_deferred(privacy: Privacy, url: str | None, key_id: str | None, by: str | None) -> None:
@@ -62,6 +63,7 @@ def _erase_deferred(privacy: Privacy, url: str | None, key_id: str | None, by: s
     rows, fields = sum(each.rows for each in done), sum(each.fields for each in done)
     say(f"erased: {len(done):,} data subjects, {rows:,} rows deleted, {fields:,} values destroyed")
     say(f"still waiting for a hold: {len(held):,}")
+    _say_pending(sum(each.files_pending for each in done))
 
 
 @app.command()
@@ -94,6 +96,13 @@ def read_key_id(text: str, what: str = "KEY_ID") -> bytes:
             "Take what privkit_key of the data subject's row holds: 32 digits. In SQL: SELECT hex(privkit_key) on "
             "SQLite, encode(privkit_key, 'hex') on PostgreSQL.",
         ) from None
+
+
+def _say_pending(files: int) -> None:
+    """Say how many files may still be there, and exit 1 where there are any."""
+    if files:
+        say(f"files whose rows are gone: {files:,} left to delete; try again: privkit files")
+        raise typer.Exit(FOUND)
 
 
 def _ending(done: Erasure) -> str:

@@ -43,4 +43,5 @@ def purge_once(
 
 def _what(run: Run) -> str:
     early = f", and it was ended early ({run.stopped})" if run.stopped else ""
-    return f"The run {run.id} left {run.overdue:,} values and rows that were due{early}."
+    files = f" and {run.files_pending:,} files" if run.files_pending else ""
+    return f"The run {run.id} left {run.overdue:,} values and rows{files} that were due{early}."

@@ -144,6 +144,11 @@ class Batches:
     size: Size
     ranges: Ranges
     taken: ColumnElement[bool] | None = None
+    predicate: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.predicate = due.due(self.job.guard, self.target, due.At(self.job.as_of))
+        assert self.predicate is not None
 
     def run(self) -> None:
         """Destroy what is due until nothing is left, a limit is reached, or an error stops the step."""
@@ -171,11 +176,11 @@ class Batches:
 
     def _in_ranges(self) -> None:
         """Go through the ranges. One in which the database refuses a row, or others hold one, is left as it is."""
-        size, predicate = Size.of_range(self.job.batch), self._predicate()
+        size = Size.of_range(self.job.batch)
         while not self.job.watch.halted():
             self.taken = None
             try:
-                self.job.retry.run(lambda: self._range(size, predicate))
+                self.job.retry.run(lambda: self._range(size))
             except DBAPIError as error:
                 if not refuses_row(error):
                     raise
@@ -183,16 +188,18 @@ class Batches:
             if self.taken is None:
                 break
 
-    def _range(self, size: Size, predicate: Any) -> None:
+    def _range(self, size: Size) -> None:
         """Do one range in one transaction; in every attempt the same one."""
         began, done = clock.monotonic(), 0
         try:
             with self.job.transaction(_PATIENCE) as connection:
                 seen = self._begin(connection)
                 if self.taken is None:
-                    self.taken = self.ranges.take(connection, predicate, size.rows)
+                    self.taken = self.ranges.take(connection, self.predicate, size.rows)
                 if self.taken is not None:
-                    done = destroy.destroy_where(connection, self.job.guard, self.target, and_(self.taken, predicate))
+                    done = destroy.destroy_where(
+                        connection, self.job.guard, self.target, and_(self.taken, self.predicate)
+                    )
                     self._commit(connection, done, seen)
         except DBAPIError as error:
             if self.taken is None or not waited(error):
@@ -257,7 +264,7 @@ class Batches:
     def _left(self) -> int:
         """How many rows are due that were not given up."""
         with self.job.transaction() as connection:
-            return count(connection, self.target, self._predicate()) - len(self.tally.failed)
+            return count(connection, self.target, self.predicate) - len(self.tally.failed)
 
     def _line(self, done: int) -> dict[str, Any]:
         return {
@@ -269,11 +276,6 @@ class Batches:
             "count": done,
         }
 
-    def _predicate(self) -> Any:
-        predicate = due.due(self.job.guard, self.target, lambda: self.job.as_of)
-        assert predicate is not None
-        return predicate
-
     def _page(self, connection: Connection, after: Key | None) -> list[Any]:
         """Select the keys of the next due rows, with the stored value where a residue is made of it."""
         keys = destroy.key_columns(self.target.table)
@@ -281,7 +283,7 @@ class Batches:
         if leaves_residue(self.target.technique) and self.target.column is not None:
             columns.append(self._stored())
             columns.append(self._owner())
-        query = select(*columns).where(self._predicate(), *destroy.keyset(keys, after))
+        query = select(*columns).where(self.predicate, *destroy.keyset(keys, after))
         query = query.order_by(*keys).limit(self.size.rows)
         query = query.with_for_update(of=self.target.table, skip_locked=self.job.shares)
         return list(connection.execute(query).all())
@@ -322,13 +324,13 @@ class Batches:
         if target.divided is not None:
             return destroy.destroy_epochs(connection, guard, [row[:2] for row in rows]), {}
         if target.column is None:
-            return destroy.delete_rows(connection, guard, target.table, rows, self._predicate()), {}
+            return destroy.delete_rows(connection, guard, target.table, rows, self.predicate), {}
         if not leaves_residue(target.technique):
-            return destroy.suppress(connection, guard, target, rows, still=self._predicate()), {}
+            return destroy.suppress(connection, guard, target, rows, still=self.predicate), {}
         residues = self._residues(connection, rows)
         made = {tuple(key) for key, _ in residues}
         unopened = {key: UNOPENED for row in rows if (key := self._key(row)) not in made}
-        return destroy.replace_with_residue(connection, guard, target, residues, self._predicate()), unopened
+        return destroy.replace_with_residue(connection, guard, target, residues, self.predicate), unopened
 
     def _carefully(self, connection: Connection, rows: Sequence[Any]) -> tuple[int, dict[Key, str]]:
         """Destroy what is due in all rows but those that the database refuses: in halves, down to the row."""

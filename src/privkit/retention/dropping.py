@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from privkit.errors import PrivkitError
 from privkit.retention.batches import Batches
 from privkit.retention.partitions import droppable
-from privkit.sqlalchemy import destroy
+from privkit.sqlalchemy import destroy, due
 from privkit.sqlalchemy.partitions import Leaf, over
 
 PATIENCE = 1.0
@@ -48,7 +48,7 @@ class Dropping(Batches):
             # Whoever wants the table waits while its rows are counted, so for no longer than a lock is waited for.
             destroy.limit_waiting(connection, min(PATIENCE, job.limits.lock_timeout), job.limits.lock_timeout)
             seen = self._begin(connection)
-            done = destroy.drop_partition(connection, job.guard, self.target.table, leaf, lambda: job.as_of)
+            done = destroy.drop_partition(connection, job.guard, self.target.table, leaf, due.At(job.as_of))
             self._commit(connection, done, seen)
         if done:
             job.tell(self.step, done)

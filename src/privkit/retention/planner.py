@@ -78,8 +78,10 @@ class _Planner:
     samples: dict[tuple[str, str | None], tuple[Target, Sequence[Any]]] = field(default_factory=dict)
     busy: bool = False
 
-    def now(self) -> datetime:
-        return self.as_of
+    @property
+    def now(self) -> due.At:
+        """A clock that stands at the plan's instant."""
+        return due.At(self.as_of)
 
     def step(self, target: Target) -> Step | None:
         """Count one target; None: it is kept for ever."""

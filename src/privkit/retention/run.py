@@ -192,8 +192,9 @@ def _end(job: Job, work: list[tuple[Step, Target]], tallies: list[Tally], begun:
         )
         body = {"run": job.run_id, "done": told.total(), "overdue": overdue, "stopped": stopped}
         failed = {outcome.step.name[:200]: outcome.failed for outcome in outcomes if outcome.failed}
-        ledger.append(connection, guard, "run_ended", body | {"failed": failed})
         pending = outbox.pending(connection, guard)
+        left = {"files_pending": pending} if pending else {}
+        ledger.append(connection, guard, "run_ended", body | {"failed": failed} | left)
         return Run(job.run_id, outcomes, overdue, finality(connection, guard), stopped, files_pending=pending)
 
 
@@ -209,5 +210,5 @@ def _told(connection: Connection, job: Job, begun: int) -> Counter[tuple[str, st
 
 
 def _remaining(guard: Guard, connection: Connection, target: Target, as_of: datetime) -> int:
-    predicate = due.due(guard, target, lambda: as_of)
+    predicate = due.due(guard, target, due.At(as_of))
     return count(connection, target, predicate) if predicate is not None else 0

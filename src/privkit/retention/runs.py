@@ -44,11 +44,12 @@ class PastRun:
     overdue: int = 0
     failed: int = 0
     stopped: str | None = None
+    files_pending: int = 0
 
     @property
     def ok(self) -> bool:
-        """Whether it ended, nothing failed, and nothing was left that had been due."""
-        return self.ended is not None and not self.overdue and not self.failed
+        """Whether it ended, nothing failed, and nothing was left that had been due, no file either."""
+        return self.ended is not None and not (self.overdue or self.failed or self.files_pending)
 
     @property
     def duration(self) -> timedelta | None:
@@ -61,6 +62,7 @@ class PastRun:
         if self.ended is None:
             return "has not ended"
         left = [f"{self.overdue:,} left overdue"] * bool(self.overdue) + [f"{self.failed:,} failed"] * bool(self.failed)
+        left += [f"{self.files_pending:,} files left"] * bool(self.files_pending)
         return ", ".join([*left, *([f"ended early: {self.stopped}"] if self.stopped else [])]) or "nothing left"
 
 
@@ -82,6 +84,7 @@ def past(guard: Guard, connection: Connection) -> Iterator[PastRun]:
             result.get("overdue", 0),
             sum(result.get("failed", {}).values()),
             result.get("stopped"),
+            result.get("files_pending", 0),
         )
 
 

@@ -72,7 +72,7 @@ def _known(guard: Guard, plan: Plan) -> dict[tuple[str, str | None], Target]:
     return {
         name: target
         for name, target in found.items()
-        if name in refused or due.due(guard, target, lambda: plan.as_of) is not None
+        if name in refused or due.due(guard, target, due.At(plan.as_of)) is not None
     }
 
 
@@ -139,7 +139,7 @@ def _difference(
     guard: Guard, connection: Connection, plan: Plan, step: Step, target: Target, under: bytes | None
 ) -> tuple[int, int]:
     """How many of what is due now were not planned, and how many of what was planned are due no longer."""
-    predicate = due.due(guard, target, lambda: plan.as_of)
+    predicate = due.due(guard, target, due.At(plan.as_of))
     assert predicate is not None
     now = planner.count(connection, target, predicate)
     if now <= commitment.LIMIT and step.commitment is not None and under is not None:

@@ -18,7 +18,7 @@ from privkit.errors import InvalidValue
 from privkit.retention import limits, moments, planner, runs
 from privkit.retention.planner import count
 from privkit.retention.runs import PastRun
-from privkit.sqlalchemy import due
+from privkit.sqlalchemy import due, outbox
 from privkit.sqlalchemy.due import Target
 from privkit.sqlalchemy.events import event_time, stored
 from privkit.sqlalchemy.guard import Guard
@@ -60,6 +60,8 @@ class Status:
     """How a database stands at one instant. What was due at ``deadline`` is overdue.
 
     ``last``: the last run to start. ``proven``: when a run last ended with nothing left; None: never.
+    ``files_pending``: files whose rows are gone and that may still be there; overdue are those whose store failed, and
+    those that have waited since before ``deadline``.
     """
 
     at: datetime
@@ -67,6 +69,8 @@ class Status:
     standings: tuple[Standing, ...]
     last: PastRun | None
     proven: datetime | None
+    files_pending: int = 0
+    files_overdue: int = 0
 
     @property
     def due(self) -> int:
@@ -80,8 +84,8 @@ class Status:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is overdue."""
-        return not self.overdue
+        """Whether nothing is overdue, no file either."""
+        return not (self.overdue or self.files_overdue)
 
     def age(self, standing: Standing) -> timedelta:
         """Return for how long the oldest of a step has been due; nothing where none is."""
@@ -96,6 +100,8 @@ class Status:
             "deadline": self.deadline,
             "due": self.due,
             "overdue": self.overdue,
+            "files_pending": self.files_pending,
+            "files_overdue": self.files_overdue,
             "standings": [asdict(each) for each in self.standings],
             "last_run": last,
             "proven": self.proven,
@@ -123,7 +129,8 @@ def read(guard: Guard, connection: Connection, grace: timedelta = GRACE) -> Stat
                 break
         deadline = now if ended is None else min(now, max(ended.as_of, now - grace))
         found = [_standing(guard, connection, target, now, deadline) for target in due.targets(guard)]
-    return Status(now, deadline, tuple(each for each in found if each is not None), last, proven)
+        files = outbox.pending(connection, guard), outbox.pending(connection, guard, since=deadline)
+    return Status(now, deadline, tuple(each for each in found if each is not None), last, proven, *files)
 
 
 def _standing(

@@ -138,12 +138,27 @@ def field_targets(guard: Guard) -> list[Target]:
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class At:
+    """A clock that stands at one instant. What was built for it once serves every step of a plan and a run."""
+
+    instant: datetime
+
+    def __call__(self) -> datetime:
+        return self.instant
+
+
 def due(guard: Guard, target: Target, now: Now) -> ColumnElement[bool] | None:
     """Return SQL that is true for what is due and not yet done; None: it is kept for ever."""
-    found = parts(guard, target, now)
-    if found is None:
-        return None
-    ended, whole = found
+    key = (guard.version, guard.policy.digest, "due", target.table, target.column, target.divided, now)
+    if key not in guard.conditions:
+        found = parts(guard, target, now)
+        guard.conditions[key] = None if found is None else _together(*found)
+    built: ColumnElement[bool] | None = guard.conditions[key]
+    return built
+
+
+def _together(ended: ColumnElement[bool], whole: ColumnElement[bool] | None) -> ColumnElement[bool]:
     return ended if whole is None else and_(ended, not_(func.coalesce(whole, literal(False))))
 
 

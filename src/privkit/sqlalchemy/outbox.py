@@ -7,6 +7,7 @@ sealed under a key of the keyring's own, since those of their data subjects may 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -21,6 +22,7 @@ from sqlalchemy import (
     insert,
     literal,
     null,
+    or_,
     select,
     type_coerce,
     update,
@@ -108,11 +110,16 @@ def failed(connection: Connection, guard: Guard, errors: Mapping[int, str]) -> N
         connection.execute(update(outbox).where(outbox.c.id.in_(ids)).values(last_error=kind[:80]))
 
 
-def pending(connection: Connection, guard: Guard, *chosen: ColumnElement[bool]) -> int:
-    """Count the rows of the outbox: files that may still be there. 0 where there is no store."""
+def pending(connection: Connection, guard: Guard, *chosen: ColumnElement[bool], since: datetime | None = None) -> int:
+    """Count the rows of the outbox: files that may still be there. 0 where there is no store.
+
+    ``since``: only those that have waited as long, or whose store failed.
+    """
     if not guard.stores:
         return 0
     outbox = guard.own_table(OUTBOX)
+    if since is not None:
+        chosen = (*chosen, or_(outbox.c.last_error.is_not(None), outbox.c.created_at <= since))
     return int(connection.execute(select(func.count()).select_from(outbox).where(*chosen)).scalar_one())
 
 
