@@ -95,7 +95,9 @@ def destroys(function: ast.FunctionDef) -> bool:
     """Whether it issues a statement itself, or calls a private function of the file that does."""
     calls = called(function)
     inner = (functions()[name] for name in calls if name.startswith("_") and name in functions())
-    return bool(calls & {"delete", "update", "DropTable"}) or any(destroys(each) for each in inner if each is not function)
+    return bool(calls & {"delete", "update", "DropTable"}) or any(
+        destroys(each) for each in inner if each is not function
+    )
 
 
 def test_every_function_that_destroys_asks_for_holds_or_says_why_not() -> None:

@@ -26,7 +26,7 @@ from privkit import (
     not_personal,
 )
 from privkit.errors import InvalidValue, MappingError, SealedError
-from privkit.retention.files import Files
+from privkit.retention import Files
 from tests.databases import raw_rows
 from tests.meta import ROOT
 from tests.retention.gallery import LONG_AGO, POLICY, Gallery, Picture, Print, Sitter, gallery
@@ -52,6 +52,14 @@ class Failing(DirectoryStore):
 @pytest.fixture
 def place(database_url: str, tmp_path: Path) -> Iterator[Gallery]:
     found = gallery(database_url, tmp_path)
+    yield found
+    found.engine.dispose()
+
+
+@pytest.fixture
+def local(sqlite_url: str, tmp_path: Path) -> Iterator[Gallery]:
+    """Where nothing depends on the database."""
+    found = gallery(sqlite_url, tmp_path)
     yield found
     found.engine.dispose()
 
@@ -83,10 +91,10 @@ def test_the_files_of_deleted_rows_are_gone_after_the_run_and_no_other_is(place:
     assert raw_rows(database_url, OUTBOX) == [(0,)]
 
 
-def test_the_file_of_a_suppressed_value_goes_with_the_value(place: Gallery) -> None:
-    place.add(Sitter(id=1, portrait="planted.png", closed_at=LONG_AGO), Sitter(id=2, portrait="other.png"))
-    assert place.purge().ok
-    assert place.files("portraits") == {"other.png"}
+def test_the_file_of_a_suppressed_value_goes_with_the_value(local: Gallery) -> None:
+    local.add(Sitter(id=1, portrait="planted.png", closed_at=LONG_AGO), Sitter(id=2, portrait="other.png"))
+    assert local.purge().ok
+    assert local.files("portraits") == {"other.png"}
 
 
 def test_the_file_of_a_value_that_leaves_a_residue_goes(place: Gallery) -> None:
@@ -106,11 +114,11 @@ def test_a_name_that_is_sealed_in_an_epoch_is_read_before_the_epochs_key_is_dest
     assert raw_rows(database_url, "SELECT count(*) FROM privkit_epoch WHERE wrapped IS NOT NULL") == [(0,)]
 
 
-def test_held_rows_keep_their_files(place: Gallery) -> None:
-    place.add(Sitter(id=1), *pictures(3))
-    place.privacy.hold(place.engine, reason="a claim", by="dpo", table="pictures", rows=[2], until=UNTIL)
-    assert place.purge().ok
-    assert place.files() == {"planted-2.jpg"}
+def test_held_rows_keep_their_files(local: Gallery) -> None:
+    local.add(Sitter(id=1), *pictures(3))
+    local.privacy.hold(local.engine, reason="a claim", by="dpo", table="pictures", rows=[2], until=UNTIL)
+    assert local.purge().ok
+    assert local.files() == {"planted-2.jpg"}
 
 
 def test_a_plan_deletes_no_file(place: Gallery, database_url: str) -> None:
@@ -131,16 +139,15 @@ def test_b32_an_event_that_is_moved_after_the_plan_keeps_row_and_file(place: Gal
 # A store that fails.
 
 
-@pytest.mark.parametrize("workers", [1, 2])
 def test_b32_nothing_is_done_while_a_file_remains_and_a_later_run_ends_it(
-    database_url: str, tmp_path: Path, workers: int, caplog: pytest.LogCaptureFixture
+    database_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = Failing(tmp_path / "pictures", 3)
     place = gallery(database_url, tmp_path, pictures=store)
     place.add(Sitter(id=1), *pictures(2))
-    first = place.purge(workers=workers)  # both fail
+    first = place.purge(workers=2)  # both fail
     assert (first.ok, first.overdue, first.files_pending) == (False, 0, 2)
-    second = place.purge(workers=workers)  # one fails again
+    second = place.purge(workers=2)  # one fails again
     assert (second.ok, second.files_pending) == (False, 1)
     kinds = "SELECT attempts, last_error FROM privkit_outbox"
     assert raw_rows(database_url, kinds) == [(2, "ConnectionError")]
@@ -148,7 +155,7 @@ def test_b32_nothing_is_done_while_a_file_remains_and_a_later_run_ends_it(
     assert (status.ok, status.overdue, status.files_pending, status.files_overdue) == (False, 0, 1, 1)
     assert status.last is not None
     assert (status.last.result, status.proven) == ("1 files left", None)
-    third = place.purge(workers=workers)
+    third = place.purge(workers=2)
     assert (third.ok, third.files_pending) == (True, 0)
     assert place.privacy.status(place.engine).ok
     assert place.files() == set()
@@ -157,8 +164,8 @@ def test_b32_nothing_is_done_while_a_file_remains_and_a_later_run_ends_it(
     assert "planted" not in caplog.text + repr((first, second, third))
 
 
-def test_finish_files_tries_each_again_and_says_what_became_of_them(database_url: str, tmp_path: Path) -> None:
-    place = gallery(database_url, tmp_path, pictures=Failing(tmp_path / "pictures", 4))
+def test_finish_files_tries_each_again_and_says_what_became_of_them(sqlite_url: str, tmp_path: Path) -> None:
+    place = gallery(sqlite_url, tmp_path, pictures=Failing(tmp_path / "pictures", 4))
     place.add(Sitter(id=1), *pictures(3))
     place.purge()
     assert place.privacy.finish_files(place.engine) == Files(deleted=2, pending=1, errors={"ConnectionError": 1})
@@ -167,14 +174,40 @@ def test_finish_files_tries_each_again_and_says_what_became_of_them(database_url
     place.engine.dispose()
 
 
-def test_a_name_that_leaves_the_directory_deletes_nothing_and_stays_pending(place: Gallery, tmp_path: Path) -> None:
+def test_a_name_that_leaves_the_directory_deletes_nothing_and_stays_pending(local: Gallery, tmp_path: Path) -> None:
     precious = tmp_path / "precious.txt"
-    place.add(Sitter(id=1), Picture(id=1, sitter_id=1, closed_at=LONG_AGO, image="../precious.txt"))
+    local.add(Sitter(id=1), Picture(id=1, sitter_id=1, closed_at=LONG_AGO, image="../precious.txt"))
     assert precious.exists()
-    run = place.purge()
+    run = local.purge()
     assert (run.ok, run.files_pending) == (False, 1)
     assert precious.exists()
-    assert place.privacy.finish_files(place.engine).errors == {"InvalidValue PK501": 1}
+    assert local.privacy.finish_files(local.engine).errors == {"InvalidValue PK501": 1}
+
+
+def test_the_command_tries_each_again_and_exits_1_until_none_is_left(sqlite_url: str, tmp_path: Path) -> None:
+    mounted = tmp_path / "mounted"
+    (tmp_path / "shown.py").write_text(
+        "from pathlib import Path\n"
+        "from privkit import DirectoryStore\n"
+        "from tests.retention.gallery import gallery\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        f"privacy = gallery({sqlite_url!r}, folder, pictures=DirectoryStore(folder / 'mounted')).privacy\n"
+    )
+    place = gallery(sqlite_url, tmp_path, pictures=DirectoryStore(mounted))
+    place.add(Sitter(id=1), *pictures(2))
+    assert place.purge().files_pending == 2
+    place.engine.dispose()
+    command = [sys.executable, "-m", "privkit.cli", "files", "--app", "shown:privacy", "--url", sqlite_url]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT / "src", ROOT, tmp_path)))}
+    said = []
+    for _ in range(2):
+        ended = subprocess.run(command, cwd=tmp_path, env=env, timeout=120, check=False, capture_output=True, text=True)
+        said.append((ended.returncode, ended.stdout.splitlines(), ended.stderr))
+        mounted.mkdir(exist_ok=True)
+    assert said == [
+        (1, ["files whose rows are gone: 0 deleted, 2 left", "kept by FileNotFoundError: 2"], ""),
+        (0, ["files whose rows are gone: 2 deleted, 0 left"], ""),
+    ]
 
 
 # Killed in between.
@@ -201,8 +234,8 @@ def test_b29_a_run_that_is_killed_after_a_file_is_ended_by_the_next_with_each_fi
     place.engine.dispose()
 
 
-def test_b29_with_nothing_due_a_run_still_ends_what_was_left(place: Gallery, database_url: str) -> None:
-    place.add(Sitter(id=1), *pictures(3))
+def test_b29_with_nothing_due_a_run_still_ends_what_was_left(local: Gallery) -> None:
+    local.add(Sitter(id=1), *pictures(3))
 
     class Killed(BaseException):
         pass
@@ -210,15 +243,15 @@ def test_b29_with_nothing_due_a_run_still_ends_what_was_left(place: Gallery, dat
     def end(name: str) -> None:
         raise Killed
 
-    store = place.privacy.guard.stores["pictures"]
-    place.privacy.guard.stores["pictures"] = type("Ends", (), {"delete": staticmethod(end)})()
+    store = local.privacy.guard.stores["pictures"]
+    local.privacy.guard.stores["pictures"] = type("Ends", (), {"delete": staticmethod(end)})()
     with pytest.raises(Killed):
-        place.purge()
-    place.privacy.guard.stores["pictures"] = store
-    assert place.privacy.plan(place.engine).due == 0
-    assert len(place.files()) == 3
-    assert place.purge().ok
-    assert place.files() == set()
+        local.purge()
+    local.privacy.guard.stores["pictures"] = store
+    assert local.privacy.plan(local.engine).due == 0
+    assert len(local.files()) == 3
+    assert local.purge().ok
+    assert local.files() == set()
 
 
 def test_a_batch_that_is_rolled_back_leaves_its_files(place: Gallery, database_url: str) -> None:
@@ -252,23 +285,23 @@ def test_e17_a_file_of_two_rows_is_kept_until_the_last_is_gone(place: Gallery, d
     assert place.files() == set()
 
 
-def test_a_file_that_two_fields_name_is_kept_until_neither_does(place: Gallery, database_url: str) -> None:
-    place.add(Sitter(id=1), Print(id=1, sitter_id=1, scan="planted-1.jpg"), *pictures(1))
-    assert place.purge().ok
-    assert place.files() == {"planted-1.jpg"}
-    raw_rows(database_url, "UPDATE prints SET closed_at = '2025-01-01 00:00:00'")
-    assert place.purge().ok
-    assert place.files() == set()
+def test_a_file_that_two_fields_name_is_kept_until_neither_does(local: Gallery, sqlite_url: str) -> None:
+    local.add(Sitter(id=1), Print(id=1, sitter_id=1, scan="planted-1.jpg"), *pictures(1))
+    assert local.purge().ok
+    assert local.files() == {"planted-1.jpg"}
+    raw_rows(sqlite_url, "UPDATE prints SET closed_at = '2025-01-01 00:00:00'")
+    assert local.purge().ok
+    assert local.files() == set()
 
 
-def test_a_file_that_two_rows_of_a_batch_name_is_counted_once(place: Gallery) -> None:
+def test_a_file_that_two_rows_of_a_batch_name_is_counted_once(local: Gallery) -> None:
     rows = pictures(150)
     for row in rows:
         row.image = "shared.jpg"
-    place.add(Sitter(id=1), *rows)
-    assert place.purge().ok
-    assert place.files() == set()
-    assert counted(place) == {"pictures": 1}
+    local.add(Sitter(id=1), *rows)
+    assert local.purge().ok
+    assert local.files() == set()
+    assert counted(local) == {"pictures": 1}
 
 
 # Erasure.
@@ -289,14 +322,14 @@ def test_e17_an_erasure_shows_what_is_pending_and_doing_it_again_ends_it(databas
     place.engine.dispose()
 
 
-def test_the_names_outlive_their_key_sealed_and_nobodys_eyes_see_them(database_url: str, tmp_path: Path) -> None:
-    place = gallery(database_url, tmp_path, pictures=Failing(tmp_path / "pictures", 9))
+def test_the_names_outlive_their_key_sealed_and_nobodys_eyes_see_them(sqlite_url: str, tmp_path: Path) -> None:
+    place = gallery(sqlite_url, tmp_path, pictures=Failing(tmp_path / "pictures", 9))
     row = Picture(id=1, sitter_id=1, image="planted-1.jpg", thumbnail="planted-small.jpg")
     place.add(Sitter(id=1), row)
     erasure = place.privacy.erase(place.engine, place.key_of(1), by="dpo")
     assert erasure.files_pending == 2
-    lines = raw_rows(database_url, "SELECT body FROM privkit_ledger")
-    outbox = raw_rows(database_url, "SELECT store, name, subject, last_error FROM privkit_outbox")
+    lines = raw_rows(sqlite_url, "SELECT body FROM privkit_ledger")
+    outbox = raw_rows(sqlite_url, "SELECT store, name, subject, last_error FROM privkit_outbox")
     assert len(outbox) == 2
     assert "planted" not in repr((lines, outbox, erasure, place.privacy.finish_files(place.engine)))
     assert place.privacy.scan_envelopes(place.engine) == [
@@ -342,15 +375,15 @@ def test_a_row_whose_name_was_moved_there_stays_with_both_files_and_the_run_is_r
     assert place.files() == {"planted-2.jpg"}
 
 
-def test_an_erasure_that_would_lose_a_name_erases_nothing(place: Gallery, database_url: str) -> None:
-    place.add(Sitter(id=1), Sitter(id=2), *pictures(2, None))
-    raw_rows(database_url, "UPDATE pictures SET sitter_id = 2 WHERE id = 2")
+def test_an_erasure_that_would_lose_a_name_erases_nothing(local: Gallery, sqlite_url: str) -> None:
+    local.add(Sitter(id=1), Sitter(id=2), *pictures(2, None))
+    raw_rows(sqlite_url, "UPDATE pictures SET sitter_id = 2 WHERE id = 2")
     with pytest.raises(SealedError, match="name of a file") as refused:
-        place.privacy.erase(place.engine, place.key_of(2), by="dpo")
+        local.privacy.erase(local.engine, local.key_of(2), by="dpo")
     assert "planted" not in str(refused.value)
-    assert raw_rows(database_url, "SELECT count(*) FROM pictures") == [(2,)]
-    assert raw_rows(database_url, "SELECT count(*) FROM privkit_key WHERE wrapped IS NULL") == [(0,)]
-    assert len(place.files()) == 2
+    assert raw_rows(sqlite_url, "SELECT count(*) FROM pictures") == [(2,)]
+    assert raw_rows(sqlite_url, "SELECT count(*) FROM privkit_key WHERE wrapped IS NULL") == [(0,)]
+    assert len(local.files()) == 2
 
 
 # What is refused.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,19 @@ def read_file(path: Path, problems: list[Problem]) -> Node | None:
 
 def parse(text: str, file: str, problems: list[Problem]) -> Node | None:
     """Read ``text`` as one YAML document; ``file`` is its name in problems."""
+    node, found = _parsed(text, file)
+    problems += found
+    return node
+
+
+@lru_cache(maxsize=32)
+def _parsed(text: str, file: str) -> tuple[Node | None, tuple[Problem, ...]]:
+    """Parse a text once: a rule pack is read for every policy that extends it, and the reader is slow."""
+    problems: list[Problem] = []
+    return _tree(text, file, problems), tuple(problems)
+
+
+def _tree(text: str, file: str, problems: list[Problem]) -> Node | None:
     tree = _Tree(file, problems)
     try:
         tree.take(YAML(typ="safe", pure=True).parse(text))

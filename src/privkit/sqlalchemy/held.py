@@ -51,7 +51,13 @@ def held(guard: Guard, table: Table, at: FromClause, now: Callable[[], datetime]
     Never NULL. While no hold is in force, no row is looked at. Raises MappingError where the declared owner of
     ``table`` cannot be reached.
     """
-    return _held(guard, table, at, lambda hold: in_force(hold, now))
+    if at is not table:
+        return _held(guard, table, at, lambda hold: in_force(hold, now))
+    key = (guard.version, "held", table, now)
+    if key not in guard.conditions:  # every step of a plan, and each batch of a run, asks for it
+        guard.conditions[key] = _held(guard, table, at, lambda hold: in_force(hold, now))
+    found: ColumnElement[bool] = guard.conditions[key]
+    return found
 
 
 def on_row(guard: Guard, table: Table, key: Sequence[ColumnElement[bool]], now: Callable[[], datetime]) -> Select[Any]:

@@ -8,16 +8,17 @@ it received and still receives. Whatever changes something is refused on a stand
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, Dialect, Engine
+from sqlalchemy import Connection, Dialect, Engine, Table
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from privkit import clock
 from privkit.errors import InvalidValue, PlanError, StatementRefused
 from privkit.purposes import internally
-from privkit.sqlalchemy import tables
+from privkit.sqlalchemy import held, tables
 from privkit.sqlalchemy.facts import facts_of
 from privkit.sqlalchemy.guard import Guard
 
@@ -90,8 +91,15 @@ def before_cursor_execute(guard: Guard, connection: Connection, context: Any) ->
     compiled = context.compiled if context is not None else None
     if isinstance(compiled, SQLCompiler):
         facts = facts_of(compiled)
-        if facts.personal or any(each in guard.tables or tables.is_own(each) for each in facts.tables):
+        if facts.personal or concerns_persons(guard, facts.tables) or any(map(tables.is_own, facts.tables)):
             require_fresh(connection)
+
+
+def concerns_persons(guard: Guard, touched: Iterable[Table]) -> bool:
+    """Whether one of some tables has rows of data subjects, or personal data."""
+    return any(
+        held.has_owner(guard, each) or guard.tables[each].model.fields for each in touched if each in guard.tables
+    )
 
 
 def require_fresh(connection: Connection) -> None:

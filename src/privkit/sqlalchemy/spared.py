@@ -26,13 +26,7 @@ def spared(guard: Guard, table: Table, at: FromClause, now: Now) -> ColumnElemen
 
 def free(guard: Guard, table: Table, now: Now | None = None) -> ColumnElement[bool]:
     """Return SQL that is true for rows whose values no hold keeps."""
-    if now is not None:
-        return not_(holds.held(guard, table, table, now))
-    key = (guard.version, "free", table)
-    if key not in guard.conditions:  # each batch of a run asks for it
-        guard.conditions[key] = not_(holds.held(guard, table, table, guard.now))
-    found: ColumnElement[bool] = guard.conditions[key]
-    return found
+    return not_(holds.held(guard, table, table, now or guard.now))
 
 
 def _clears_held(guard: Guard, foreign: Any, at: FromClause, now: Now) -> ColumnElement[bool]:

@@ -63,7 +63,7 @@ def _refuse_changes(statement: str, unresolved: str | None) -> None:
 def _hold(
     guard: Guard, connection: Connection, statement: str, scope: Scope | None, touched: Touched, *, writes: bool
 ) -> None:
-    if touched.tables or touched.stores or touched.unresolved is not None:
+    if touched.stores or touched.unresolved is not None or replicas.concerns_persons(guard, touched.tables):
         replicas.require_fresh(connection)
     if touched.unresolved is None:
         _check_purpose(guard, scope, touched)
