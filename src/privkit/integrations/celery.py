@@ -10,8 +10,8 @@ with privacy.purpose("receipts"):
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -153,8 +153,8 @@ def _stamped(headers: Mapping[str, Any] | None) -> dict[str, Any]:
     return ({HEADER: groups} if groups else {}) | dict(headers or {})
 
 
-@contextmanager
-def _under(app: Celery, groups: Any) -> Iterator[None]:
+def _under(app: Celery, groups: Any) -> ExitStack:
+    """Enter the purposes of a message. No generator: a block that one opens is not in force while it waits."""
     _require_names(groups)
     if groups and app not in _installed:
         raise MappingError(
@@ -165,7 +165,7 @@ def _under(app: Celery, groups: Any) -> Iterator[None]:
     with ExitStack() as blocks:
         for group in groups:
             blocks.enter_context(_installed[app].purpose(*group))
-        yield
+        return blocks.pop_all()
 
 
 def _require_names(groups: Any) -> None:
