@@ -205,6 +205,7 @@ def kill() -> None:
     raise Killed
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # who is killed closes no connection
 def test_b29_a_run_killed_before_any_statement_ends_like_an_undisturbed_one(service: RideService) -> None:
     url, engine = str(service.engine.url), service.engine
     seed(service, 24)

@@ -263,8 +263,12 @@ class Batches:
 
     def _left(self) -> int:
         """How many rows are due that were not given up."""
-        with self.job.transaction() as connection:
-            return count(connection, self.target, self.predicate) - len(self.tally.failed)
+
+        def counted() -> int:
+            with self.job.transaction() as connection:
+                return count(connection, self.target, self.predicate)
+
+        return self.job.retry.run(counted) - len(self.tally.failed)
 
     def _line(self, done: int) -> dict[str, Any]:
         return {
