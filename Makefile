@@ -6,6 +6,9 @@ STAMP      := $(VENV)/.installed
 STAMP_SA20 := $(VENV_SA20)/.installed
 PYTHON    ?= python3.14 python3.13 python3.12 python3.11 python3 python
 
+# The tests start hundreds of processes; without bytecode each would compile privkit anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test check bench clean

@@ -12,12 +12,20 @@ from tests.databases import Server, running_server
 
 _STORAGE_FIXTURES = {"sqlite_url", "pg_server", "pg_url", "database_url", "async_database_url"}
 
+_HERE = Path(__file__).parent
+_ABOVE = {"cli", "coverage", "integrations"}
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what has to hold under every supported SQLAlchemy, so that nobody has to remember to."""
+    """Mark what has to hold under every supported SQLAlchemy, so that nobody has to remember to.
+
+    Not what only calls the storage from above and starts processes of its own: it would double the time for nothing.
+    """
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
-        if fixtures & _STORAGE_FIXTURES or "sqlalchemy" in _source(item.path):
+        room = item.path.relative_to(_HERE).parts[0] if item.path.is_relative_to(_HERE) else ""
+        above = room in _ABOVE and "alembic" not in item.path.name
+        if not above and (fixtures & _STORAGE_FIXTURES or "sqlalchemy" in _source(item.path)):
             item.add_marker("storage")
 
 

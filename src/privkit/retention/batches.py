@@ -263,12 +263,11 @@ class Batches:
 
     def _left(self) -> int:
         """How many rows are due that were not given up."""
+        return self.job.retry.run(self._due) - len(self.tally.failed)
 
-        def counted() -> int:
-            with self.job.transaction() as connection:
-                return count(connection, self.target, self.predicate)
-
-        return self.job.retry.run(counted) - len(self.tally.failed)
+    def _due(self) -> int:
+        with self.job.transaction() as connection:
+            return count(connection, self.target, self.predicate)
 
     def _line(self, done: int) -> dict[str, Any]:
         return {
