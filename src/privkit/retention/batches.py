@@ -316,8 +316,7 @@ class Batches:
     @property
     def _naming(self) -> list[Column[Any]]:
         """The columns that name files and are destroyed here."""
-        divided = self.target.divided is not None
-        return [] if divided else outbox.naming(self.target.table, self.target.column)
+        return outbox.naming(self.target.table, self.target.column) if self.target.divided is None else []
 
     def _destroy(self, connection: Connection, rows: Sequence[Any]) -> tuple[int, dict[Key, str]]:
         """Destroy what is due in some rows. Returns how many were done, and why each other one was left."""
