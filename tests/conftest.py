@@ -13,7 +13,8 @@ from tests.databases import Server, running_server
 _STORAGE_FIXTURES = {"sqlite_url", "pg_server", "pg_url", "database_url", "async_database_url"}
 
 _HERE = Path(__file__).parent
-_ABOVE = {"cli", "coverage", "integrations"}
+_ABOVE = {"cli", "coverage", "integrations", "retention"}
+_STILL = ("alembic", "lattice", "one_function", "structures")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         room = item.path.relative_to(_HERE).parts[0] if item.path.is_relative_to(_HERE) else ""
-        above = room in _ABOVE and "alembic" not in item.path.name
+        above = room in _ABOVE and not any(name in item.path.name for name in _STILL)
         if not above and (fixtures & _STORAGE_FIXTURES or "sqlalchemy" in _source(item.path)):
             item.add_marker("storage")
 

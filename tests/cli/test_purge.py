@@ -85,8 +85,8 @@ def test_a_plan_of_another_policy_is_refused(project: Project) -> None:
     before = project.rows(STATE)
     ended = project.run("purge", "--plan", "plan.json", "--yes")
     assert 2 == ended.code
-    assert "PK601: The plan was not run: the policy has changed since it was made." in ended.err
-    assert "Make a new one: privkit plan" in ended.err
+    assert "PK601: The plan was not run: the policy has changed since it was made (riders.email was due by" in ended.err
+    assert "Make a new one and read it: privkit plan" in ended.err
     assert before == project.rows(STATE)
 
 
@@ -103,9 +103,9 @@ def test_a_plan_of_the_future_is_refused(project: Project) -> None:
     [
         (None, "PK901: plan.json cannot be read."),
         (b"\xff\xfe", "PK901: plan.json cannot be read."),
-        (b"", "PK601: This is not a privkit plan."),
-        (b'{"privkit_plan": 1}', "PK601: This is not a privkit plan."),
-        (b'["planted1@secret.example"]', "PK601: This is not a privkit plan."),
+        (b"", "PK601: This is not a privkit plan, or it is damaged."),
+        (b'{"privkit_plan": 1}', "PK601: This plan is of format 1, which an earlier release of privkit wrote."),
+        (b'["planted1@secret.example"]', "PK601: This is not a privkit plan, or it is damaged."),
     ],
 )
 def test_a_file_that_is_no_plan_is_refused(project: Project, content: bytes | None, message: str) -> None:
