@@ -289,9 +289,10 @@ def _entity_deferrals(guard: Guard, scope: purposes.Scope | None, entity: Any) -
     inspected = inspect(entity)
     if isinstance(inspected, Mapper):
         key = (guard.version, scope, inspected)
-        if key not in guard.deferrals:
-            guard.deferrals[key] = tuple(_deferred(guard, scope, entity, inspected, _MAX_JOIN_DEPTH))
-        yield from guard.deferrals[key]
+        known = guard.deferrals.get(key)
+        if known is None:
+            known = guard.deferrals[key] = tuple(_deferred(guard, scope, entity, inspected, _MAX_JOIN_DEPTH))
+        yield from known
     elif isinstance(inspected, AliasedInsp):
         yield from _deferred(guard, scope, entity, inspected.mapper, _MAX_JOIN_DEPTH)
 

@@ -151,10 +151,11 @@ class At:
 def due(guard: Guard, target: Target, now: Now) -> ColumnElement[bool] | None:
     """Return SQL that is true for what is due and not yet done; None: it is kept for ever."""
     key = (guard.version, guard.policy.digest, "due", target.table, target.column, target.divided, now)
-    if key not in guard.conditions:
+    known = guard.conditions.get(key)
+    if known is None:
         found = parts(guard, target, now)
-        guard.conditions[key] = None if found is None else _together(*found)
-    built: ColumnElement[bool] | None = guard.conditions[key]
+        known = guard.conditions[key] = (None if found is None else _together(*found),)
+    built: ColumnElement[bool] | None = known[0]
     return built
 
 

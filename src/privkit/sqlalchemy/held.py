@@ -54,9 +54,9 @@ def held(guard: Guard, table: Table, at: FromClause, now: Callable[[], datetime]
     if at is not table:
         return _held(guard, table, at, lambda hold: in_force(hold, now))
     key = (guard.version, "held", table, now)
-    if key not in guard.conditions:  # every step of a plan, and each batch of a run, asks for it
-        guard.conditions[key] = _held(guard, table, at, lambda hold: in_force(hold, now))
-    found: ColumnElement[bool] = guard.conditions[key]
+    found: ColumnElement[bool] | None = guard.conditions.get(key)
+    if found is None:  # every step of a plan, and each batch of a run, asks for it
+        found = guard.conditions[key] = _held(guard, table, at, lambda hold: in_force(hold, now))
     return found
 
 
