@@ -23,7 +23,7 @@ from privkit.retention.retry import Retry, passes
 from privkit.sqlalchemy import Guard, ledger
 from tests.databases import raw_rows
 from tests.retention.fleet import fleet
-from tests.retention.test_run import counted, plan_of, purge, seed, state
+from tests.retention.test_run import counted, plan_of, purge, seed, state, undisturbed
 from tests.sqlalchemy.rides import Clock, RideService, ride_service, rider
 
 LONG_AGO = datetime(2020, 1, 1)
@@ -206,8 +206,8 @@ def kill() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # who is killed closes no connection
-def test_b29_a_run_killed_before_any_statement_ends_like_an_undisturbed_one(service: RideService) -> None:
-    url, engine = str(service.engine.url), service.engine
+def test_a_run_killed_before_any_statement_ends_like_an_undisturbed_one(service: RideService, tmp_path: Path) -> None:
+    engine, (calm, _) = service.engine, undisturbed(tmp_path, 24)
     seed(service, 24)
     plan, moments, kills = plan_of(service), random.Random(11), 0
     while kills < 100:
@@ -223,7 +223,7 @@ def test_b29_a_run_killed_before_any_statement_ends_like_an_undisturbed_one(serv
     assert kills > 20
     assert counted(service) == {f"{step.table}.{step.field}": step.due for step in plan.steps if step.due}
     assert plan_of(service).due == 0
-    assert state(url)
+    assert state(engine.url.render_as_string(hide_password=False)) == calm
 
 
 def test_sqlite_s_busy_database_is_waited_for(sqlite_url: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import enum
 import logging
 import pickle
+import re
 import traceback
 import uuid
 from collections.abc import Callable, Iterator
@@ -122,7 +123,9 @@ class Patron(Base):
 
 EMAIL, CARD, NUMBER, MOTTO = "planted@mail.example", "planted-card", 77123, "planted motto"
 HOME, BORN = GeoPoint(48.137154, 11.576124), date(1977, 7, 23)
-NEEDLES = ["planted", "PLANTED_MOOD", "77123", "48.137", "11.576", "1977", "(1977, 7, 23)"]
+NEEDLES = ["planted", "PLANTED_MOOD", "77123", "48.137", "11.576", "1977"]
+# A number is looked for where it is one: the random name of a database or an address in memory may hold its digits.
+PATTERNS = {each: re.compile(rf"(?<![0-9a-f]){each}(00)?(?![0-9a-f])" if each.isdigit() else each) for each in NEEDLES}
 
 
 def patron(number: int, **fields: Any) -> dict[str, Any]:
@@ -221,7 +224,7 @@ def failure_of(attempt: Callable[..., Any], *arguments: Any) -> Exception | None
 
 
 def leaks(shown: dict[str, str]) -> dict[str, list[str]]:
-    found = {place: [needle for needle in NEEDLES if needle in content] for place, content in shown.items()}
+    found = {place: [each for each in NEEDLES if PATTERNS[each].search(content)] for place, content in shown.items()}
     return {place: needles for place, needles in found.items() if needles}
 
 

@@ -1,6 +1,6 @@
 """What the database really has, read once for a plan: whether a step can be carried out there, and what would differ.
 
-Facts about a table are one line each, without defaults and without the text of a CHECK, which may name values.
+Facts about a table are one line each, without defaults, the text of a CHECK and an enum's labels, which are values.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, Enum, Table, inspect, text
 from sqlalchemy.engine.reflection import ObjectKind
 from sqlalchemy.exc import SAWarning
+from sqlalchemy.types import NullType
 
 from privkit.deidentify import label, leaves_residue
 from privkit.errors import PlanError
@@ -55,7 +56,7 @@ class Live:
         for each in self.columns.get(where, ()):
             null = "" if each["nullable"] else " NOT NULL"
             generated = " GENERATED" if each.get("computed") else ""
-            yield f"column {each['name']}: {each['type']!r}{null}{generated}"
+            yield f"column {each['name']}: {each['written']}{null}{generated}"
         if self.keys.get(where):
             yield f"primary key: {', '.join(self.keys[where])}"
         for each in self.unique.get(where, ()):
@@ -128,6 +129,9 @@ def _reflect(guard: Guard, live: Live, connection: Connection) -> None:
         _take(live.indexes, inspector.get_multi_indexes(schema=schema))
         _take(live.checks, inspector.get_multi_check_constraints(schema=schema))
         _take(live.references, inspector.get_multi_foreign_keys(schema=schema))
+    for each in (column for columns in live.columns.values() for column in columns):
+        unknown = isinstance(each["type"], NullType)
+        each["written"] = "unknown" if unknown else each["type"].compile(connection.dialect)
 
 
 def _take(into: dict[Place, list[Found]], found: Mapping[Any, Any]) -> None:
