@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -12,9 +14,14 @@ from tests.databases import Server, running_server
 
 _STORAGE_FIXTURES = {"sqlite_url", "pg_server", "pg_url", "database_url", "async_database_url"}
 
+# Databases in memory: a third of the time would go into waiting for a disk.
+if "TMPDIR" not in os.environ and os.access("/dev/shm", os.W_OK):  # noqa: S108
+    os.environ["TMPDIR"] = tempfile.tempdir = "/dev/shm"  # noqa: S108
+
 _HERE = Path(__file__).parent
-_ABOVE = {"cli", "coverage", "integrations", "retention"}
+_ABOVE = {"cli", "coverage", "integrations", "retention", "subjects"}
 _STILL = ("alembic", "lattice", "one_function", "structures")
+_ONCE = ("threads", "rotation", "failures", "races", "observe", "reseal", "replicas", "requests", "machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,6 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         fixtures = set(getattr(item, "fixturenames", ()))
         room = item.path.relative_to(_HERE).parts[0] if item.path.is_relative_to(_HERE) else ""
         above = room in _ABOVE and not any(name in item.path.name for name in _STILL)
+        above |= any(name in item.path.name for name in _ONCE)
         if not above and (fixtures & _STORAGE_FIXTURES or "sqlalchemy" in _source(item.path)):
             item.add_marker("storage")
 

@@ -25,7 +25,8 @@ from privkit.sqlalchemy.types import original
 class FieldState:
     """``word`` is set, never set, restricted or expired; ``rule`` decided it; ``until``: when it changes next, or None.
 
-    ``off``: switched off, in a child's row, for the purpose in force; ``rule`` is then its category. An expired field may still lie on disk until the purge reaches it: ``stored`` says whether it does.
+    ``off``: switched off, in a child's row, for the purpose in force; ``rule`` is then its category. An
+    expired field may still lie on disk until the purge reaches it: ``stored`` says whether it does.
     """
 
     word: str

@@ -51,7 +51,8 @@ def off(
 ) -> ColumnElement[bool] | None:
     """Return SQL that is true where a field of a row of ``at`` is switched off now; None: of no row.
 
-    ``asked``: gives the scope for which, when the statement runs. Raises StatementRefused where ``at`` is a subquery that left the data subject's key out.
+    ``asked``: gives the scope for which, when the statement runs. Raises StatementRefused where ``at`` is a
+    subquery that left the data subject's key out.
     """
     subject = subject_off(guard, field, table)
     if subject is None:

@@ -72,7 +72,7 @@ class Switching:
     def switch_off(
         self, session: Session | scoped_session[Any], *, subject: object, purposes: Iterable[str] | None = None
     ) -> None:
-        """Switch off again, before it ends by itself, what was switched on for a child; without ``purposes``, all of it."""
+        """Switch off again, before its end, what was switched on for a child; without ``purposes``, all of it."""
         guard, (connection, key_id) = self._guard, subject_of(session, subject)
         names = _all_switchable(guard) if purposes is None else _switchable(guard, purposes)
         _lock_key(connection, guard, key_id, ending=True)

@@ -1,8 +1,8 @@
 """What a statement may see of rows and fields at this instant, as SQL that asks the clock when it runs.
 
 A field past its purpose's keep, or off for a child, reads as NULL inside a living row (``readable``); a comparison
-on it is false (``unexpired``). A row past the lifetime of all its fields, or of a child without consent, is not selected
-(``row_visible``). The binds are callables, so a compiled statement stays cached while time and purpose change.
+on it is false (``unexpired``). A row past the lifetime of all its fields, or of a child without consent, is not
+selected (``row_visible``). The binds are callables, so a compiled statement stays cached while time and purpose change.
 """
 
 from __future__ import annotations
