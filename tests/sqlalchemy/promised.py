@@ -72,6 +72,7 @@ class Standing:
     noes: list[tuple[str | None, str, datetime]] = field(default_factory=list)
     spoke: dict[str, bool] = field(default_factory=dict)
     last: str | None = None
+    own: str | None = None
 
     def give(self, guardian: str, said: Given) -> None:
         """A consent ends the guardian's own earlier noes and those for all, unless it is of their time or before."""
@@ -87,6 +88,7 @@ class Standing:
         """A no takes the guardian's own consent away; without a guardian, all of them."""
         self.noes.append((guardian, word, at))
         self._said(word, guardian)
+        self.own = word if guardian is None else self.own
 
     def end(self, word: str, guardian: str) -> None:
         """Time ended a consent, or a guardian is one no more, whose no is gone too."""
@@ -107,6 +109,10 @@ class Standing:
         faults = [(who, said.fault(purpose, now)) for who, said in self.consents.items()]
         return [(who, fault) for who, fault in faults if fault in ("expired", "superseded")]
 
+    def answered(self) -> str | None:
+        """The one word once the pupil has come of age, of whom only a no for all is known."""
+        return self.own or (self.last if self.last in (None, "asked") else "lapsed")
+
     def status(self, purpose: str, now: datetime, *, disclosed: bool = False) -> str | None:
         """The one word for all of it."""
         if self.noes:
@@ -123,19 +129,30 @@ class Promised:
     born: date | None
     country: str | None
     notes: dict[int, str] = field(default_factory=dict)
+    joined_of_age: bool = False
     words: dict[str, Standing] = field(default_factory=lambda: {"play": Standing(), "letters": Standing()})
 
     def seen_for(self, purposes: tuple[str, ...], now: datetime, *, disclosed: bool = False) -> bool:
         """Whether all of these purposes may use the row now."""
         if of_age(self.born, self.country, now):
-            return True
+            return not (self.grew_up(now) and "letters" in purposes and self.words["letters"].last)
         return not NEVER.intersection(purposes) and all(
             self.words[each].status(each, now, disclosed=disclosed) == "given" for each in {*purposes} - ALLOWED
         )
 
+    def stored(self, now: datetime) -> None:
+        """A row of somebody who is of age tells no birthday, and stays so until it is a child's."""
+        self.joined_of_age = self.joined_of_age and of_age(self.born, self.country, now)
+
+    def grew_up(self, now: datetime) -> bool:
+        """Whether this was a child here, and is of age."""
+        return of_age(self.born, self.country, now) and not self.joined_of_age
+
     def statuses(self, now: datetime) -> dict[str, str]:
         """What ``status`` of the consent ledger says."""
         found = {name: words.status(name, now) for name, words in self.words.items()}
+        if self.grew_up(now):  # letters rest on consent, which is the pupil's own to give now
+            found["letters"] = self.words["letters"].answered()
         return {name: each for name, each in found.items() if each is not None}
 
     def birthdays(self) -> list[datetime]:

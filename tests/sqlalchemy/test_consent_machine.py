@@ -25,7 +25,7 @@ from sqlalchemy.orm import Session
 
 from privkit.errors import ConsentRequired, InvalidValue
 from tests.databases import raw_rows
-from tests.sqlalchemy.promised import MATERIAL, STRONG, Given, Promised
+from tests.sqlalchemy.promised import MATERIAL, STRONG, Given, Promised, of_age
 from tests.sqlalchemy.rides import START, Clock
 from tests.sqlalchemy.school import Note, Parent, Pupil, School, open_school
 
@@ -79,19 +79,22 @@ class ConsentMachine(RuleBasedStateMachine):
     def signs_up(self, born: date | None, country: str | None) -> None:
         number = next(self.numbers)
         self._add(Pupil, id=number, name=f"pupil {number}", born=born, country=country)
-        self.pupils[number] = Promised(f"pupil {number}", born, country)
+        joined = of_age(born, country, self.clock.now)
+        self.pupils[number] = Promised(f"pupil {number}", born, country, joined_of_age=joined)
 
     @rule(which=pupils, country=countries)
     def moves(self, which: int, country: str | None) -> None:
         for number, pupil in self._those(which):
             self._change(number, country=country)
             pupil.country = country
+            pupil.stored(self.clock.now)
 
     @rule(which=pupils, born=births)
     def turns_out_to_be_born(self, which: int, born: date | None) -> None:
         for number, pupil in self._those(which):
             self._change(number, born=born)
             pupil.born = born
+            pupil.stored(self.clock.now)
 
     @rule(which=pupils, purposes=consented, guardian=guardians)
     def is_asked_for(self, which: int, purposes: tuple[str, ...], guardian: str) -> None:

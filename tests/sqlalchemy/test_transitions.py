@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import pytest
 from sqlalchemy import Engine, ForeignKey, create_engine, func, insert, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
 from privkit import (
@@ -46,6 +47,7 @@ purposes:
   check: {description: Know who is a child, legal_basis: contract, keep: {for: P30D, after: left}, children: allowed}
   news: {description: Send news, legal_basis: consent, keep: {for: P30D, after: left}, consent: {valid: P5Y}}
   play: {description: Play, legal_basis: contract, keep: {for: P30D, after: left}}
+  age: {description: Tell it, legal_basis: contract, keep: {for: P1D, after: checked}, children: allowed}
   help: {description: Counsel, legal_basis: consent, keep: {for: P30D, after: left}, children: allowed}
 duties:
   tax: {citation: Tax Code s.12, keep: {for: P7Y, after: left}}
@@ -53,7 +55,6 @@ child:
   without_consent: {guardian: P14D, in_person: P30D}
   age_of_digital_consent: {rows: {GB: {age: 13, status: A, source: s}, DE: {age: 16, status: A, source: s}}}
 """
-ALL = ("check", "news", "play", "help")
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 BIRTHDAY = datetime(2026, 6, 1, 12, tzinfo=UTC)
 """When the birthday of somebody born on 1 June 2013 is everywhere."""
@@ -68,8 +69,8 @@ class Base(DeclarativeBase):
 
 @data_subject
 @child_protection(birth_date="born", country="country")
-@events(left="left_at")
-@not_personal("id", "left_at", because="row id and event time")
+@events(left="left_at", checked="checked_at")
+@not_personal("id", "left_at", "checked_at", because="row id and event times")
 class Member(Base):
     __tablename__ = "members"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -77,9 +78,10 @@ class Member(Base):
     email: Mapped[Annotated[str | None, Personal("user.contact.email", purposes={"news"}, seal=True)]]
     paid: Mapped[Annotated[str | None, Personal("user.payment", purposes={"news"}, duties={"tax"})]]
     nick: Mapped[Annotated[str | None, Personal("user.name", purposes={"news", "play"})]]
-    born: Mapped[Annotated[date | None, BirthDate(purposes={"check"})]]
+    born: Mapped[Annotated[date | None, BirthDate(purposes={"age"})]]
     country: Mapped[Annotated[str | None, NotPersonal("a code of millions")]]
     left_at: Mapped[datetime | None]
+    checked_at: Mapped[datetime | None]
     posts: Mapped[list["Post"]] = relationship(back_populates="member")
 
 
@@ -104,7 +106,7 @@ class Club:
 
     def join(self, number: int, born: date | None = date(2013, 6, 1), country: str = "GB") -> None:
         """A member of whom only what needs no consent is stored."""
-        with self.privacy.purpose("check"), Session(self.engine) as session:
+        with self.privacy.purpose("check", "age"), Session(self.engine) as session:
             session.add(Member(id=number, name="Ada", born=born, country=country))
             session.commit()
 
@@ -122,7 +124,7 @@ class Club:
         self.write(number, paid)
 
     def say(self, word: str, number: int, *names: str, guardian: object = "g-17", **said: Any) -> Any:
-        with self.privacy.purpose("check"), Session(self.engine) as session:
+        with self.privacy.purpose("check", "age"), Session(self.engine) as session:
             member = session.get_one(Member, number)
             given = {"subject": member, "purposes": set(names), "guardian": member if guardian == "self" else guardian}
             given |= {"method": "signed_form"} if word == "grant" else {}
@@ -140,7 +142,7 @@ class Club:
         return found
 
     def status(self, number: int) -> dict[str, str]:
-        with self.privacy.purpose("check"), Session(self.engine) as session:
+        with self.privacy.purpose("check", "age"), Session(self.engine) as session:
             return self.privacy.consent.status(session, subject=session.get_one(Member, number))
 
     def to_ask(self, **within: timedelta) -> list[tuple[str, str | None, tuple[str, ...]]]:
@@ -241,7 +243,7 @@ def test_who_turns_out_to_be_of_age_answers_in_person_from_that_day_on(club: Clu
     club.say("grant", 1, "news")
     club.write(1)
     club.clock.now = START + 100 * DAY
-    with club.privacy.purpose("check"), Session(club.engine) as session:
+    with club.privacy.purpose("check", "age"), Session(club.engine) as session:
         session.get_one(Member, 1).born = date(1990, 1, 1)
         session.commit()
     assert set() == club.sees("news")
@@ -268,7 +270,7 @@ def test_a_child_does_not_consent_in_person_and_what_it_said_of_age_counts_no_mo
 
 
 def _move(club: Club, number: int, country: str) -> None:
-    with club.privacy.purpose("check"), Session(club.engine) as session:
+    with club.privacy.purpose("check", "age"), Session(club.engine) as session:
         session.get_one(Member, number).country = country
         session.commit()
 
@@ -281,6 +283,40 @@ def test_the_answer_in_person_needs_no_method_of_the_policy_s_list_and_is_told_w
     assert [("news", "given", IN_PERSON, "a click in the app")] == [(*row[:2], bytes(row[2]), row[3]) for row in rows]
     with pytest.raises(InvalidValue, match="no such method"):
         club.say("grant", 1, "news", method="a click in the app")
+
+
+def test_no_later_write_makes_one_who_joined_as_an_adult_of_who_came_of_age(club: Club) -> None:
+    club.child(1)
+    club.clock.now = BIRTHDAY + DAY
+    _move(club, 1, "UK")
+    assert set() == club.sees("news")
+    make = postgresql.insert if club.engine.dialect.name == "postgresql" else sqlite.insert
+    with club.privacy.purpose("check", "age"), Session(club.engine) as session:
+        new = make(Member).values(id=1, country="GB", born=date(2013, 6, 1))
+        session.execute(
+            new.on_conflict_do_update(index_elements=["id"], set_={"country": "GB", "born": new.excluded.born})
+        )
+        session.commit()
+    assert set() == club.sees("news")
+    club.privacy.ages(club.engine, store=True)
+    assert set() == club.sees("news")
+    assert [("2026-06-01",)] == [(str(day),) for (day,) in raw_rows(club.url, "SELECT privkit_adult_on FROM members")]
+
+
+def test_who_came_of_age_stays_so_when_the_birth_date_is_destroyed_and_the_birthday_is_forgotten(club: Club) -> None:
+    club.child(1)
+    with club.privacy.purpose("check", "age"), Session(club.engine) as session:
+        session.get_one(Member, 1).checked_at = datetime(2026, 6, 3, tzinfo=UTC).replace(tzinfo=None)
+        session.commit()
+    club.clock.now = datetime(2026, 6, 10, 12, tzinfo=UTC)
+    assert {"members.born": 1} == club.due()
+    club.purge()
+    assert set() == club.sees("news")
+    assert [("2026-06-10",)] == [(str(day),) for (day,) in raw_rows(club.url, "SELECT privkit_adult_on FROM members")]
+    club.privacy.ages(club.engine, store=True)
+    assert set() == club.sees("news")
+    club.say("grant", 1, "news", guardian="self")
+    assert {1} == club.sees("news")
 
 
 # After the policy's days.
@@ -322,7 +358,7 @@ def test_an_explanation_says_since_when_consent_is_missing_and_what_follows(club
     )
     assert "without consent from 2026-06-02 00:00:00 UTC, ends 2026-07-02 00:00:00 UTC" in str(reason)
     assert club.part("posts").goes == datetime(2026, 7, 2, tzinfo=UTC)
-    with club.privacy.purpose("check"), Session(club.engine) as session:
+    with club.privacy.purpose("check", "age"), Session(club.engine) as session:
         state = club.privacy.state(session.get_one(Member, 1), "email")
     assert ("restricted", "consent", True) == (state.word, state.rule, state.stored)
 
@@ -439,7 +475,7 @@ def test_a_withdrawal_a_lapse_an_expiry_and_a_refusal_start_the_days(club: Club)
 
 
 def _lapse(club: Club, number: int, guardian: object = "g-17") -> None:
-    with club.privacy.purpose("check"), Session(club.engine) as session:
+    with club.privacy.purpose("check", "age"), Session(club.engine) as session:
         club.privacy.consent.lapse(session, subject=session.get_one(Member, number), guardian=guardian)
         session.commit()
 
@@ -538,7 +574,7 @@ def test_what_is_due_is_what_the_function_says_of_the_same_words(club: Club) -> 
     born = [date(2013, 6, 1), date(2012, 12, 31), date(2013, 1, 3), date(2013, 1, 20), date(1990, 1, 1), None]
     club.clock.now = START - DAY
     count = 60
-    with club.privacy.purpose("check"), Session(club.engine) as session:
+    with club.privacy.purpose("check", "age"), Session(club.engine) as session:
         session.add_all(Member(id=n, born=chance.choice(born), country="GB") for n in range(1, count + 1))
         session.commit()
         keys = dict(session.connection().execute(select(Member.id, Member.__table__.c.privkit_key)).all())

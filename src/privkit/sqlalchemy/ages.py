@@ -88,7 +88,8 @@ def _judge(
         seen["rows"] += 1
         if (
             day is None
-            and stored == ADULT
+            and stored is not None
+            and stored <= today
             and all(values[each.mapper.columns[name].key] is None for name in _told(each))
         ):
             seen["kept"] += 1

@@ -88,7 +88,6 @@ def store_changed_ages(
     if each.model.child is None or ADULT_COLUMN not in table.columns:
         return
     needed = [each.mapper.columns[name] for name in each.model.child.fields]
-    today = cautious_today(guard.now())
     for row in parameters:
         if not any(column.key in row for column in needed):
             continue
@@ -105,7 +104,13 @@ def store_changed_ages(
         for *values_now, before in stored:
             pairs = zip((column.key for column in needed), values_now, strict=True)
             together = {key: row.get(key, value) for key, value in pairs}
-            row[ADULT_COLUMN] = settled_day(day_of_age(guard, each, together, today), before, today)
+            row[ADULT_COLUMN] = changed_day(guard, table, together, before)
+
+
+def changed_day(guard: Guard, table: Table, row: Mapping[str, Any], before: date | None) -> date | None:
+    """Return what the hidden date becomes of a row that holds ``before``; ``row``: its values, by the columns' keys."""
+    today = cautious_today(guard.now())
+    return settled_day(day_of_age(guard, guard.tables[table], row, today), before, today)
 
 
 def with_consent(
@@ -136,12 +141,15 @@ OF_AGE, CONSENTED, NEITHER = 2, 1, 0
 def footing(
     guard: Guard, table: Table, at: FromClause, purposes: tuple[str, ...] | None, today: Callable[[], date]
 ) -> ColumnElement[int] | None:
-    """Return SQL for what a row may be used on: ``OF_AGE``, ``CONSENTED`` or ``NEITHER``; None: on nothing it needs."""
+    """Return SQL for what a row may be used on: ``OF_AGE``, ``CONSENTED`` or ``NEITHER``; None: on nothing it needs.
+
+    Who came of age here is ``CONSENTED`` for what rests on consent, also where there is no word that can be taken back.
+    """
     allowed = with_consent(guard, table, at, purposes, today)
     if allowed is None:
         return None
     resting = resting_on(guard, purposes)
-    of_age = _through(guard, table, at, lambda row: _of_age(guard, row, today, resting))
+    of_age = _through(guard, table, at, lambda row: row.c[ADULT_COLUMN] == ADULT if resting else _reached(row, today))
     return case(
         (of_age, literal_column(str(OF_AGE))),
         (allowed, literal_column(str(CONSENTED))),
@@ -226,19 +234,18 @@ def still_child(row: FromClause, today: Callable[[], date]) -> ColumnElement[boo
     return or_(day.is_(None), day > bindparam(None, callable_=today, type_=Date()))
 
 
-def _of_age(
-    guard: Guard, row: FromClause, today: Callable[[], date], resting: Iterable[str], now: Now | None = None
-) -> ColumnElement[bool]:
-    """SQL for rows of those of age; of those who came of age here, of whom there was no word on ``resting``.
+def _reached(row: FromClause, today: Callable[[], date]) -> ColumnElement[bool]:
+    return row.c[ADULT_COLUMN] <= bindparam(None, callable_=today, type_=Date())
 
-    ``now``: or who at that instant consent in person.
-    """
-    day, consent, subject = row.c[ADULT_COLUMN], guard.own_table(CONSENT), row.c[KEY_COLUMN]
-    of_age = day <= bindparam(None, callable_=today, type_=Date())
-    free = []
-    for name in resting:
-        ways = [not_(spoken(consent, subject, name))]
-        if now is not None:
-            ways.append(given(consent, subject, name, guard.policy.consent_terms(name), now, in_person=True))
-        free.append(or_(*ways))
-    return and_(of_age, or_(day == ADULT, and_(*free))) if free else of_age
+
+def _of_age(
+    guard: Guard, row: FromClause, today: Callable[[], date], resting: Iterable[str], now: Now
+) -> ColumnElement[bool]:
+    """SQL for rows of those of age; who came of age here consents to ``resting`` in person, or nobody said a word."""
+    consent, subject, terms = guard.own_table(CONSENT), row.c[KEY_COLUMN], guard.policy.consent_terms
+    answered = [
+        or_(not_(spoken(consent, subject, name)), given(consent, subject, name, terms(name), now, in_person=True))
+        for name in resting
+    ]
+    of_age = _reached(row, today)
+    return and_(of_age, or_(row.c[ADULT_COLUMN] == ADULT, and_(*answered))) if answered else of_age

@@ -43,7 +43,7 @@ VALID, LONGEST = timedelta(days=7), timedelta(days=366)
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """A row, with the table of its data subject."""
+    """A row of ``privkit_consent_request``, as it stands now."""
 
     id: bytes
     subject: bytes
