@@ -26,7 +26,6 @@ KINDS = frozenset(
         "ages_stored",
         "batch",
         "caught_up",
-        "consent_answered",
         "consent_asked",
         "consent_expired",
         "consent_given",
@@ -54,8 +53,6 @@ KINDS = frozenset(
         "resealed",
         "run_ended",
         "run_started",
-        "switched_off",
-        "switched_on",
         "unchecked",
         "vacuumed",
     }

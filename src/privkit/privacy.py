@@ -21,8 +21,8 @@ from privkit.ledger import OutsideLedger, Verified
 from privkit.policy import Policy
 from privkit.purpose_block import PurposeBlock
 from privkit.retention import Limits, Plan, Run
+from privkit.retention.batches import Progress
 from privkit.retention.files import Files, finish
-from privkit.retention.job import Progress
 from privkit.sqlalchemy import Guard, adoption, ledger, mapping, observations, protect, replicas, reseal, rewrap, scan
 from privkit.sqlalchemy.adoption import Adoption, Moved
 from privkit.sqlalchemy.adoption import Progress as Sealing

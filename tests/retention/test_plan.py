@@ -219,9 +219,7 @@ def test_a_stale_plan_names_what_changed_in_the_models_and_the_schema(url: str, 
         engine, privacy, other
     )
     raw_rows(url, "ALTER TABLE contacts ADD COLUMN nickname VARCHAR(7)")
-    assert "the schema of contacts has changed (new: column nickname: VARCHAR(length=7))" in difference(
-        engine, privacy, plan
-    )
+    assert "the schema of contacts has changed (new: column nickname: VARCHAR(7))" in difference(engine, privacy, plan)
     engine.dispose()
 
 

@@ -54,7 +54,7 @@ class Planted:
 
     def needles(self) -> list[bytes]:
         """Return the values in each form they could be stored in: text, the digits of JSON, a float's bytes."""
-        degrees = [each for point in self.points if point for each in (point.lat, point.lon)]
+        degrees = [each for point in self.points for each in (point.lat, point.lon)]
         digits = [repr(each).encode() for each in degrees]
         floats = [struct.pack(form, each) for each in degrees for form in ("<d", ">d")]
         return [text.encode() for text in self.texts] + digits + floats
@@ -142,7 +142,7 @@ def rider_rows(count: int) -> Iterator[Row]:
             "email": f"{name.lower().replace(' ', '.').replace('..', '.')}.{number}@rides.example",
             "name": name,
             "born": date(today.year - years, chance.randint(1, 12), chance.randint(2, 28)),
-            "home": home if number % CHILD else None,  # off for children
+            "home": home,
             "country": "GB",
             "closed_at": closed.replace(tzinfo=None) if closed else None,
         }
