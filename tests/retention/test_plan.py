@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Column, DateTime, Engine, Integer, String, Table, create_engine, select
+from sqlalchemy.exc import SAWarning
 from sqlalchemy.orm import DeclarativeBase
 
 from privkit import FileKeyring, Personal, Privacy, events, not_personal, retention
@@ -220,6 +221,24 @@ def test_a_stale_plan_names_what_changed_in_the_models_and_the_schema(url: str, 
     )
     raw_rows(url, "ALTER TABLE contacts ADD COLUMN nickname VARCHAR(7)")
     assert "the schema of contacts has changed (new: column nickname: VARCHAR(7))" in difference(engine, privacy, plan)
+    engine.dispose()
+
+
+def test_a_plan_names_types_and_not_what_they_allow_and_is_stale_when_that_changes(pg_url: str, tmp_path: Path) -> None:
+    engine, privacy = contacts(pg_url, tmp_path, 2)
+    raw_rows(pg_url, "CREATE TYPE mood AS ENUM ('planted joy'); CREATE TYPE pair AS (a int, b int)")
+    raw_rows(pg_url, "CREATE DOMAIN code AS text CHECK (VALUE <> 'planted code')")
+    raw_rows(pg_url, "ALTER TABLE contacts ADD a mood, ADD b mood[], ADD c code, ADD d pair, ADD e pair[]")
+    with pytest.warns(SAWarning, match="Did not recognize type"):
+        plan = privacy.plan(engine)
+    assert [f"column {name}: unknown" for name in "de"] == [line for line in plan.schema["contacts"] if "unk" in line]
+    assert "planted" not in plan.json() + repr(plan)
+    raw_rows(pg_url, "ALTER TYPE mood ADD VALUE 'planted woe'")
+    with pytest.warns(SAWarning, match="Did not recognize type"):
+        said = difference(engine, privacy, plan)
+    assert "planted" not in said
+    assert "column a: mood" in said
+    assert "column b: mood[]" in said
     engine.dispose()
 
 

@@ -123,9 +123,9 @@ class Patron(Base):
 
 EMAIL, CARD, NUMBER, MOTTO = "planted@mail.example", "planted-card", 77123, "planted motto"
 HOME, BORN = GeoPoint(48.137154, 11.576124), date(1977, 7, 23)
-NEEDLES = ["planted", "PLANTED_MOOD", "77123", "48.137", "11.576", "1977"]
-# A number is looked for where it is one: the random name of a database or an address in memory may hold its digits.
-PATTERNS = {each: re.compile(rf"(?<![0-9a-f]){each}(00)?(?![0-9a-f])" if each.isdigit() else each) for each in NEEDLES}
+NEEDLES = ["planted", "PLANTED_MOOD", "77123", "48.137", "11.576", "1977", "(1977, 7, 23)"]
+CHANCE = re.compile(r"(?<![0-9a-f])(?=[0-9]*[a-f])[0-9a-f]{8,}(?![0-9a-f])|(?<=\()[0-9]+(?=\), schema )")
+"""Names of databases, addresses, digests and a database's number: any digits may stand there by chance."""
 
 
 def patron(number: int, **fields: Any) -> dict[str, Any]:
@@ -224,8 +224,18 @@ def failure_of(attempt: Callable[..., Any], *arguments: Any) -> Exception | None
 
 
 def leaks(shown: dict[str, str]) -> dict[str, list[str]]:
-    found = {place: [each for each in NEEDLES if PATTERNS[each].search(content)] for place, content in shown.items()}
+    told = {place: CHANCE.sub("", content) for place, content in shown.items()}
+    found = {place: [needle for needle in NEEDLES if needle in content] for place, content in told.items()}
     return {place: needles for place, needles in found.items() if needles}
+
+
+def test_chance_hides_no_planted_value() -> None:
+    assert {} == leaks({"random": "privkit_0f008bbbbc9144e1977fbeb795238cce at 0x7f4c71977123 (21977), schema public"})
+    for number in (NUMBER, NUMBER * 10**20, 7712300):
+        assert leaks({"shown": f"deadbeef {number}\nx{number}"}) == {"shown": ["77123"]}
+    assert leaks({"shown": f"{BORN!r} {BORN} {HOME.lat}, {HOME.lon}"}) == {
+        "shown": ["48.137", "11.576", "1977", "(1977, 7, 23)"]
+    }
 
 
 # What goes wrong.

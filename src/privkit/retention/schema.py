@@ -1,6 +1,6 @@
 """What the database really has, read once for a plan: whether a step can be carried out there, and what would differ.
 
-Facts about a table are one line each, without defaults, the text of a CHECK and an enum's labels, which are values.
+Facts about a table are one line each, without defaults, the text of a CHECK and an enum's labels: they may name values.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Enum, Table, inspect, text
+from sqlalchemy import Connection, Dialect, Enum, Table, inspect, text
+from sqlalchemy.dialects.postgresql import DOMAIN
 from sqlalchemy.engine.reflection import ObjectKind
-from sqlalchemy.exc import SAWarning
-from sqlalchemy.types import NullType
+from sqlalchemy.exc import CompileError, SAWarning
 
 from privkit.deidentify import label, leaves_residue
 from privkit.errors import PlanError
@@ -130,8 +130,17 @@ def _reflect(guard: Guard, live: Live, connection: Connection) -> None:
         _take(live.checks, inspector.get_multi_check_constraints(schema=schema))
         _take(live.references, inspector.get_multi_foreign_keys(schema=schema))
     for each in (column for columns in live.columns.values() for column in columns):
-        unknown = isinstance(each["type"], NullType)
-        each["written"] = "unknown" if unknown else each["type"].compile(connection.dialect)
+        each["written"] = _written(each["type"], connection.dialect)
+
+
+def _written(kind: Any, dialect: Dialect) -> str:
+    """A type as DDL has it; what a type of the database's own allows, only by a digest."""
+    try:
+        name: str = kind.compile(dialect)
+    except CompileError:
+        return "unknown"
+    inner = getattr(kind, "item_type", kind)
+    return f"{name} ({_digest(repr(inner))})" if isinstance(inner, DOMAIN | Enum) else name
 
 
 def _take(into: dict[Place, list[Found]], found: Mapping[Any, Any]) -> None:
