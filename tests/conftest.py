@@ -12,21 +12,34 @@ import pytest
 
 from tests.databases import Server, running_server
 
+_STORAGE_FIXTURES = {"sqlite_url", "pg_server", "pg_url", "database_url", "async_database_url"}
+
+_HERE = Path(__file__).parent
+
 # Databases in memory: a third of the time would go into waiting for a disk.
 if "TMPDIR" not in os.environ and os.access("/dev/shm", os.W_OK):  # noqa: S108
     os.environ["TMPDIR"] = tempfile.tempdir = "/dev/shm"  # noqa: S108
 
-_FORMS = (
-    *("paths", "left_out", "random_selects", "textual", "bypasses", "types", "mappings", "minimum_group"),
-    *("alembic", "conformance", "structures", "lattice", "one_function"),
+_ABOVE = {"cli", "coverage", "integrations", "retention", "subjects"}
+_STILL = ("alembic", "lattice", "one_function", "structures")
+_SLOW = (
+    *("adoption", "consent", "epochs", "event_loops", "failures", "holds", "leaks", "ledger", "observe", "outside"),
+    *("races", "replicas", "reseal", "rotation", "search", "threads"),
 )
-"""What depends on how SQLAlchemy builds, compiles and loads; all else is the same under each of its versions."""
+"""Files of the storage that ride on what the others test, and would take five minutes more under SQLAlchemy 2.0."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what has to hold under every supported SQLAlchemy, so that nobody has to remember to."""
+    """Mark what has to hold under every supported SQLAlchemy, so that nobody has to remember to.
+
+    Not what only calls the storage from above and starts processes of its own: it would double the time for nothing.
+    """
     for item in items:
-        if any(name in item.path.name for name in _FORMS) and "sqlalchemy" in _source(item.path):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        room = item.path.relative_to(_HERE).parts[0] if item.path.is_relative_to(_HERE) else ""
+        above = room in _ABOVE and not any(name in item.path.name for name in _STILL)
+        above |= any(name in item.path.name for name in _SLOW)
+        if not above and (fixtures & _STORAGE_FIXTURES or "sqlalchemy" in _source(item.path)):
             item.add_marker("storage")
 
 
