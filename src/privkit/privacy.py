@@ -14,7 +14,7 @@ from sqlalchemy.orm import Mapper, registry
 
 from privkit import catalog, coverage, policy, purposes, retention, subjects
 from privkit.clock import Clock, system_clock
-from privkit.coverage import Finding, Report
+from privkit.coverage import Finding, Report, RetentionText
 from privkit.crypto import Keyring
 from privkit.errors import MappingError, NotProtectedError
 from privkit.ledger import OutsideLedger, Verified
@@ -340,6 +340,10 @@ class Privacy(Holding):
     def report(self, engine: Engine | None = None) -> Report:
         """Return the coverage report: every table and column, the findings, the guide's questions."""
         return coverage.report(self.guard, engine)
+
+    def retention_text(self) -> RetentionText:
+        """Return the retention policy for children's data, as a text to publish: ``markdown()`` or ``html()``."""
+        return coverage.retention_text(self.guard)
 
     def _scope(self, names: tuple[str, ...]) -> purposes.Scope:
         self.guard.keep_up()

@@ -409,3 +409,20 @@ def test_e21_privkit_s_own_refusals_show_names_and_counts_and_never_a_value(serv
     for refused in (denied, stale, unheld, unrolled):
         shown = f"{refused.value!s} {refused.value!r} {refused.value.data!r}"
         assert [] == [planted for planted in ("lanted", "2018") if planted in shown]
+
+
+@pytest.mark.parametrize(("country", "fits"), [("IN", True), ("in", True), ("GB", False), ("??", False)])
+def test_a_way_to_verify_that_one_country_accepts_is_refused_elsewhere(
+    service: RideService, country: str, fits: bool
+) -> None:
+    """A digital locker token is India's."""
+    with Session(service.engine) as session:
+        session.get_one(Rider, CHILD).country = country
+        session.commit()
+    if fits:
+        grant(service, CHILD, "account", method="digital_locker_token")
+        assert "given" == state(service, CHILD, "account")
+        return
+    with pytest.raises(InvalidValue, match="IN only"):
+        grant(service, CHILD, "account", method="digital_locker_token")
+    assert state(service, CHILD, "account") is None

@@ -44,7 +44,7 @@ class Planted:
     def rider(self, row: Row) -> None:
         """Remember a rider's values."""
         self.texts.extend((row["name"], row["email"]))
-        self.points.append(row["home"])
+        self.points.extend([row["home"]] if row["home"] is not None else [])
         if row["closed_at"] is not None:
             self.plain.append(f"{row['closed_at']:%Y-%m-%d %H:%M:%S.%f}")
 
@@ -54,7 +54,7 @@ class Planted:
 
     def needles(self) -> list[bytes]:
         """Return the values in each form they could be stored in: text, the digits of JSON, a float's bytes."""
-        degrees = [each for point in self.points if point for each in (point.lat, point.lon)]
+        degrees = [each for point in self.points for each in (point.lat, point.lon)]
         digits = [repr(each).encode() for each in degrees]
         floats = [struct.pack(form, each) for each in degrees for form in ("<d", ">d")]
         return [text.encode() for text in self.texts] + digits + floats

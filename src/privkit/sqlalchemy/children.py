@@ -30,6 +30,7 @@ from sqlalchemy import (
 
 from privkit.consent.age import AgeFacts, cautious_today, of_age_on
 from privkit.errors import InvalidValue, StatementRefused
+from privkit.policy import places_of
 from privkit.purposes import internally
 from privkit.sqlalchemy.guard import Guard, Protected, own_alias
 from privkit.sqlalchemy.mapping import ADULT_COLUMN, KEY_COLUMN
@@ -182,6 +183,31 @@ def require_of_age(connection: Connection, guard: Guard, subject: bytes) -> None
             "A child would consent in person, or somebody who may be one.",
             "Below the age of digital consent it is a guardian who consents.",
             'Name the guardian: guardian="g-17". Where the age is unknown, store it first.',
+        )
+
+
+def require_country(connection: Connection, guard: Guard, subject: bytes, name: str | None) -> None:
+    """Raise InvalidValue where a way to verify a guardian is for some countries only, and the child is in none of them.
+
+    An unknown country is none of them.
+    """
+    method = guard.policy.verification_methods.get(name or "")
+    if method is None or not method.countries:
+        return
+    places: set[str] = set()
+    for table, each in guard.tables.items():
+        if KEY_COLUMN in table.columns and each.model.child is not None and each.model.child.country is not None:
+            country = each.mapper.columns[each.model.child.country]
+            with internally():
+                found = connection.execute(select(country).where(table.c[KEY_COLUMN] == subject)).all()
+            places.update(place for (value,) in found for place in places_of(value))
+    if places.isdisjoint(method.countries):
+        raise InvalidValue(
+            f"The method {name!r} verifies a guardian in {', '.join(method.countries)} only; this child is elsewhere, "
+            "or nobody knows where.",
+            "A way to verify that one law accepts is none under another.",
+            "Use a method without countries, or store the child's country first.",
+            allowed=[each.name for each in guard.policy.verification_methods.values() if not each.countries],
         )
 
 

@@ -25,6 +25,8 @@ def record(connection: Connection, guard: Guard, subject: bytes, word: Word) -> 
     """Add the rows of one word, and its line in the evidence ledger. Raises InvalidValue for a child's own yes."""
     if word.event == GIVEN and word.guardian == IN_PERSON:
         children.require_of_age(connection, guard, subject)
+    elif word.event == GIVEN:
+        children.require_country(connection, guard, subject, word.method)
     if word.event in NO:
         _hold_off_writers(connection, guard, [subject])
     # Taken first, so that numbers are given out in the order in which writers commit.
