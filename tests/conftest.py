@@ -14,17 +14,16 @@ from tests.databases import Server, running_server
 
 _STORAGE_FIXTURES = {"sqlite_url", "pg_server", "pg_url", "database_url", "async_database_url"}
 
-_HERE = Path(__file__).parent
-
 # Databases in memory: a third of the time would go into waiting for a disk.
 if "TMPDIR" not in os.environ and os.access("/dev/shm", os.W_OK):  # noqa: S108
     os.environ["TMPDIR"] = tempfile.tempdir = "/dev/shm"  # noqa: S108
 
+_HERE = Path(__file__).parent
 _ABOVE = {"cli", "coverage", "integrations", "retention", "subjects"}
 _STILL = ("alembic", "lattice", "one_function", "structures")
 _SLOW = (
     *("adoption", "consent", "epochs", "event_loops", "failures", "holds", "leaks", "ledger", "observe", "outside"),
-    *("races", "replicas", "reseal", "rotation", "search", "threads"),
+    *("machine", "races", "replicas", "requests", "reseal", "rotation", "search", "threads"),
 )
 """Files of the storage that ride on what the others test, and would take five minutes more under SQLAlchemy 2.0."""
 

@@ -57,7 +57,7 @@ def texts() -> list[str]:
 
 
 def points() -> list[GeoPoint]:
-    homes = [row["home"] for row in rider_rows(RIDERS)]
+    homes = [row["home"] for row in rider_rows(RIDERS) if row["home"] is not None]
     return homes + [point for row in trip_rows(TRIPS, RIDERS) for point in (row["start"], row["finish"])]
 
 

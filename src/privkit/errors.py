@@ -5,6 +5,7 @@
     ├── MappingError           a model that cannot be protected as it is declared
     ├── PurposeError           no purpose, or a purpose that does not need the field
     │   └── ConsentRequired    a child's data without a parent's consent
+    ├── TokenRefused           a guardian's link that cannot be used, or not any more
     ├── NotProtectedError      guarded columns on an engine that nobody protected
     ├── StatementRefused       a statement whose fields cannot be known, sealed or searched
     │   └── SearchError        an operator that a sealed field cannot serve
@@ -69,6 +70,12 @@ class ConsentRequired(PurposeError):
     """The data subject is, or may be, a child, and no parent's consent covers this purpose."""
 
     code = "PK202"
+
+
+class TokenRefused(PrivkitError):
+    """A guardian's token is not one of ours, or cannot be used any more. ``data["reason"]`` says which."""
+
+    code = "PK203"
 
 
 class NotProtectedError(PrivkitError):

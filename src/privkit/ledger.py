@@ -26,6 +26,7 @@ KINDS = frozenset(
         "ages_stored",
         "batch",
         "caught_up",
+        "consent_answered",
         "consent_asked",
         "consent_expired",
         "consent_given",
@@ -53,6 +54,8 @@ KINDS = frozenset(
         "resealed",
         "run_ended",
         "run_started",
+        "switched_off",
+        "switched_on",
         "unchecked",
         "vacuumed",
     }

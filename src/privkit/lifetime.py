@@ -7,7 +7,7 @@ happened, and nothing counted from it expires.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -22,17 +22,23 @@ EventTimes = Mapping[str, datetime | None]
 """When each policy event happened to one row; None where it has not."""
 
 
+MISSING = "consent"
+"""The rule that restricts what is needed for purposes alone to which consent is missing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Clause:
     """A purpose's or a duty's keep: for ``period`` after ``event``. No period means for ever.
 
-    ``until``: the event that ends it instead, earlier or later, where its time is known; "" for none.
+    ``until``: the event that ends it instead, earlier or later, where its time is known; "" for none. ``lapses``:
+    events, each with the period after which they end it before.
     """
 
     name: str
     period: Period | None
     event: str
     until: str = ""
+    lapses: tuple[tuple[str, Period], ...] = ()
 
 
 class Status(Enum):
@@ -61,12 +67,14 @@ def field_lifetime(
     technique: Technique,
     held: bool,
     now: datetime,
+    withheld: Collection[str] = (),
 ) -> Lifetime:
-    """Decide the lifetime of one field at ``now``.
+    """Decide the lifetime of one field at ``now``. ``withheld``: the purposes to which consent is missing.
 
-    A field is kept while any purpose needs it. Afterwards a duty restricts it, then a hold; then it goes, or
-    leaves a residue where the technique has one. The deciding rule is the clause that lives longest, the
-    first of equals. Raises MappingError for a field without purposes, ClockError for an instant without zone.
+    A field is kept while any purpose needs it; it is restricted where each of those lacks consent. Afterwards a duty
+    restricts it, then a hold; then it goes, or leaves a residue where the technique has one. The deciding rule is the
+    clause that lives longest, the first of equals. Raises MappingError for a field without purposes, ClockError for an
+    instant without zone.
     """
     now = as_utc(now)
     if not purposes:
@@ -75,9 +83,13 @@ def field_lifetime(
             "Nothing says how long it may be kept.",
             'Name what needs it: Personal("...", purposes={"..."}).',
         )
+    if usable := [clause for clause in purposes if clause.name not in withheld]:
+        purpose, end = _longest(usable, events)
+        if end is None or end > now:
+            return Lifetime(Status.KEEP, purpose.name, end)
     purpose, end = _longest(purposes, events)
     if end is None or end > now:
-        return Lifetime(Status.KEEP, purpose.name, end)
+        return Lifetime(Status.RESTRICT, MISSING, end)
     if duties:
         duty, duty_end = _longest(duties, events)
         if duty_end is None or duty_end > now:
@@ -118,11 +130,13 @@ def _outlives(a: tuple[Clause, datetime | None], b: tuple[Clause, datetime | Non
 
 def ends(clause: Clause, events: EventTimes) -> datetime | None:
     """Return when the clause ends, or None where nothing says so. An event in the future ends later still."""
+    began = ((events.get(event), period) for event, period in clause.lapses)
+    found = [period.after(moment) for moment, period in began if moment is not None]
     own, moment = events.get(clause.until), events.get(clause.event)
     if moment is not None:
         moment = as_utc(moment)
-    if clause.period is None:
-        return None
-    if own is not None:
-        return as_utc(own)
-    return None if moment is None else clause.period.after(moment)
+    if clause.period is not None and own is not None:
+        found.append(as_utc(own))
+    elif clause.period is not None and moment is not None:
+        found.append(clause.period.after(moment))
+    return min(found, default=None)

@@ -14,15 +14,15 @@ from sqlalchemy.orm import Mapper, registry
 
 from privkit import catalog, coverage, policy, purposes, retention, subjects
 from privkit.clock import Clock, system_clock
-from privkit.coverage import Finding, Report
+from privkit.coverage import Finding, Report, RetentionText
 from privkit.crypto import Keyring
 from privkit.errors import MappingError, NotProtectedError
 from privkit.ledger import OutsideLedger, Verified
 from privkit.policy import Policy
 from privkit.purpose_block import PurposeBlock
 from privkit.retention import Limits, Plan, Run
-from privkit.retention.batches import Progress
 from privkit.retention.files import Files, finish
+from privkit.retention.job import Progress
 from privkit.sqlalchemy import Guard, adoption, ledger, mapping, observations, protect, replicas, reseal, rewrap, scan
 from privkit.sqlalchemy.adoption import Adoption, Moved
 from privkit.sqlalchemy.adoption import Progress as Sealing
@@ -340,6 +340,10 @@ class Privacy(Holding):
     def report(self, engine: Engine | None = None) -> Report:
         """Return the coverage report: every table and column, the findings, the guide's questions."""
         return coverage.report(self.guard, engine)
+
+    def retention_text(self) -> RetentionText:
+        """Return the retention policy for children's data, as a text to publish: ``markdown()`` or ``html()``."""
+        return coverage.retention_text(self.guard)
 
     def _scope(self, names: tuple[str, ...]) -> purposes.Scope:
         self.guard.keep_up()

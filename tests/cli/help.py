@@ -18,7 +18,7 @@ from privkit.cli.commands import app
 from tests.cli.program import ROOT
 
 DOCUMENT = ROOT / "docs" / "cli.md"
-BLOCK = re.compile(r"(?<=<!-- help: )(?P<name>[a-z ]+)( -->\n```text\n).*?(?=^```$)", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"(?<=<!-- help: )(?P<name>[a-z -]+)( -->\n```text\n).*?(?=^```$)", re.MULTILINE | re.DOTALL)
 WIDTH = 96
 
 

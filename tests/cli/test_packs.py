@@ -14,6 +14,14 @@ def test_packs_are_listed_with_their_days_and_sources_without_an_application(pro
     assert "uncertain, the stricter holds: PL, SI, NO" in ended.out
 
 
+def test_the_retention_policy_for_children_is_printed_to_be_published(project: Project) -> None:
+    ended = project.run("retention-text")
+    assert 0 == ended.code
+    assert ended.out.startswith("# How long Rides Zoë Ltd keeps children's data")
+    assert " after account closed\n" in ended.out
+    assert project.run("retention-text", "--html").out.startswith("<!DOCTYPE html>")
+
+
 def test_ages_that_are_not_as_the_policy_gives_are_counted_then_stored(project: Project) -> None:
     assert 0 == project.run("ages").code
     project.rows("UPDATE riders SET privkit_adult_on = NULL")

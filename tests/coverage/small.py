@@ -56,6 +56,8 @@ _PURPOSES = {
 def models(gap: str = "") -> Mapping[str, Any]:
     """Return the classes of the service by name."""
 
+    sealed = True if gap == "PK837" else None
+
     class Base(DeclarativeBase):
         kept: ClassVar[list[type]] = []  # a registry holds its classes weakly
 
@@ -66,7 +68,9 @@ def models(gap: str = "") -> Mapping[str, Any]:
         __tablename__ = "riders"
         id: Mapped[int] = mapped_column(primary_key=True)
         email: Mapped[Annotated[str, Personal("user.contact.email", purposes={"account"}, search=Equality("email"))]]
-        name: Mapped[Annotated[str, Personal("user.name", purposes={"account"}, then=Pseudonymise("name"))]]
+        name: Mapped[
+            Annotated[str, Personal("user.name", purposes={"account"}, then=Pseudonymise("name"), seal=sealed)]
+        ]
         closed_at: Mapped[datetime | None]
         if gap == "PK801":
             shoe_size: Mapped[int | None]
@@ -79,7 +83,10 @@ def models(gap: str = "") -> Mapping[str, Any]:
         if gap == "PK809":
             photo: Mapped[Annotated[str | None, Personal("user.content", purposes={"archive"})]]
 
-    if gap == "PK837":
+        if gap == "PK838":
+            born: Mapped[Annotated[date | None, BirthDate(purposes={"account"})]]
+
+    if gap in ("PK837", "PK838"):
         child_protection(birth_date="born")(Rider)
 
     @owned_by("rider")

@@ -125,7 +125,7 @@ def test_rotated_and_rolled_keys_still_open_documents(service: RideService) -> N
 
 
 def test_a_childs_document_needs_consent_like_its_row(service: RideService) -> None:
-    service.sign_up(rider(1, born=date(2015, 5, 5), trips=[]))
+    service.sign_up(rider(1, born=date(2015, 5, 5), home=None, trips=[]))
     one = key_id(service, 1)
     with pytest.raises(ConsentRequired, match="document is about a child"):
         stored(service, one)

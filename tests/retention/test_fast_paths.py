@@ -16,7 +16,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from privkit import Delete, FileKeyring, Personal, Privacy, data_subject, events, expire_row, not_personal, owned_by
 from privkit.purposes import internally
 from privkit.retention import Limits, Run, batches
-from privkit.retention.batches import Size
+from privkit.retention.job import Size
 from privkit.sqlalchemy import destroy, holds, ledger
 from tests.databases import raw_rows
 

@@ -18,7 +18,7 @@ from privkit import retention
 from privkit.errors import ConcurrentWrite
 from privkit.purposes import internally
 from privkit.retention import Limits, Run
-from privkit.retention.batches import Size
+from privkit.retention.job import Size
 from privkit.retention.retry import Retry, passes
 from privkit.sqlalchemy import Guard, ledger
 from tests.databases import raw_rows

@@ -158,6 +158,8 @@ def there(database_url: str, tmp_path: Path) -> Iterator[Club]:
 
 
 ADULT = "0001-01-01"
+TODAY = "2026-01-01"
+"""Of whom it was unknown until then that they are of age."""
 
 
 def test_d22_the_verified_date_wins_and_a_later_one_changes_who_is_a_child(there: Club) -> None:
@@ -185,7 +187,7 @@ def test_d18_a_child_that_moves_is_judged_anew(there: Club) -> None:
     for country, state in (("DE", None), ("IN", None), (None, None), ("UK", None), ("CA", "QC"), ("EU", None)):
         there.change(Member, 1, country=country, state=state)
         seen.append(there.days("members")[1])
-    assert [ADULT, "2026-06-01", "2028-06-01", "2028-06-01", ADULT, ADULT, "2026-06-01"] == seen
+    assert [ADULT, "2026-06-01", "2028-06-01", "2028-06-01", TODAY, TODAY, "2026-06-01"] == seen
 
 
 def test_d18_a_core_update_of_the_region_judges_anew_too(there: Club) -> None:
@@ -193,7 +195,7 @@ def test_d18_a_core_update_of_the_region_judges_anew_too(there: Club) -> None:
     assert {1: "2027-06-01"} == there.days("members")
     with there.privacy.purpose("check"), there.engine.begin() as connection:
         connection.execute(update(Member).where(Member.id == 1).values(state="QC"))
-    assert {1: ADULT} == there.days("members")
+    assert {1: TODAY} == there.days("members")
 
 
 def test_d03_a_year_and_a_band_are_known_to_the_youngest(there: Club) -> None:
@@ -263,7 +265,7 @@ def test_rows_that_are_older_than_their_protection_are_found_and_get_their_day_o
     assert {1: None, 2: None, 3: None} == there.days("members")
     (stored,) = [each for each in there.privacy.ages(there.engine, store=True, batch=1) if each.table == "members"]
     assert (3, 1, 0, 2, 2, True) == (*_numbers(stored), stored.ok)
-    assert {1: ADULT, 2: "2028-01-02", 3: None} == there.days("members")
+    assert {1: TODAY, 2: "2028-01-02", 3: None} == there.days("members")
     assert {1} == there.players(Member)
     assert 0 == sum(each.differ for each in there.privacy.ages(there.engine))
     assert "ages_stored" in {kind for (kind,) in raw_rows(there.url, "SELECT kind FROM privkit_ledger")}

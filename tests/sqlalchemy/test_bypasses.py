@@ -167,7 +167,7 @@ def test_a_second_privacy_does_not_take_an_engine_over(service: RideService, tmp
 
 
 def test_nothing_about_a_child_is_changed_or_returned_without_consent(service: RideService) -> None:
-    service.sign_up(rider(1, born=date(2018, 1, 2), trips=[]))
+    service.sign_up(rider(1, born=date(2018, 1, 2), home=None, trips=[]))
     riders = Rider.__table__
     with service.privacy.purpose("account"), service.engine.connect() as connection:
         with pytest.raises(ConsentRequired):

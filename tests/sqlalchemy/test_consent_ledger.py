@@ -16,7 +16,8 @@ from sqlalchemy.orm import Session
 from sqlalchemy.orm.exc import ObjectDeletedError
 
 from privkit import FileKeyring, GeoPoint, Privacy
-from privkit.consent.state import EVENTS, GIVEN, NO, ConsentEvent, state
+from privkit.consent.state import ENDED, EVENTS, GIVEN, IN_PERSON, NO, ConsentEvent, state
+from privkit.consent.state import standing as standing_consents
 from privkit.errors import ConsentRequired, InvalidValue, PurposeError
 from privkit.periods import Period
 from privkit.policy import ConsentTerms, Notice, Policy, load
@@ -82,7 +83,7 @@ def sees_child(service: RideService, *names: str) -> bool:
 
 
 def test_sql_is_the_same_function(service: RideService) -> None:
-    """Some 250 ledgers of up to seven words by two guardians, under terms of every kind, at three instants."""
+    """Some 250 ledgers of up to seven words by two guardians and in person, under all terms, at three instants."""
     chance, known = Random(7), {}
     every = [START + timedelta(hours=hour) for hour in range(6)]
     consent = service.guard.own_table(CONSENT)
@@ -92,7 +93,7 @@ def test_sql_is_the_same_function(service: RideService) -> None:
         known[subject] = []
         for _ in range(chance.randrange(1, 8)):
             kind = chance.choice([*EVENTS, GIVEN, GIVEN])
-            guardian = chance.choice([b"a", b"b"] if kind == GIVEN else [b"a", b"b", None])
+            guardian = chance.choice([b"a", b"b", IN_PERSON, *([None] if kind != GIVEN else [])])
             said = {
                 "event": kind,
                 "guardian": guardian,
@@ -118,18 +119,29 @@ def test_sql_is_the_same_function(service: RideService) -> None:
     with service.engine.connect() as connection:
         for terms in many:
             for now in (every[2], every[4], START + timedelta(days=1)):
-                at = consent.alias("at")
-                counts = standing.given(consent, at.c.subject, "pickup", terms, lambda: now)  # noqa: B023
-                found = {
-                    bytes(key): bool(on) for key, on in connection.execute(select(at.c.subject, counts).distinct())
-                }
-                assert {key: state(words, now, terms) == GIVEN for key, words in known.items()} == found
-                either |= set(found.values())
+                for own in (False, True):
+                    at = consent.alias("at")
+                    counts = standing.given(consent, at.c.subject, "pickup", terms, lambda: now, in_person=own)  # noqa: B023
+                    told = connection.execute(select(at.c.subject, counts).distinct())
+                    found = {bytes(key): bool(on) for key, on in told}
+                    expected = {key: state(words, now, terms, in_person=own) for key, words in known.items()}
+                    assert {key: each == GIVEN for key, each in expected.items()} == found
+                    either |= set(found.values())
         at = consent.alias("at")
         ended = select(at.c.subject, standing.withdrawn_at(consent, at.c.subject, "pickup").is_not(None)).distinct()
-        says_no = {key: state(words, START, ConsentTerms()) in NO for key, words in known.items()}
         assert {True, False} == either
-        assert says_no == {bytes(key): bool(no) for key, no in connection.execute(ended)}
+        assert {key: _over(words) for key, words in known.items()} == {
+            bytes(key): bool(no) for key, no in connection.execute(ended)
+        }
+
+
+def _over(words: list[ConsentEvent]) -> bool:
+    """Whether somebody's no stands, or a consent has ended and none is left; unless the data subject consents since."""
+    own = max((each.seq for each in words if each.event == GIVEN and each.in_person), default=0)
+    said_no = [each for each in words if each.event in NO and each.seq > own]
+    stands = any(state([each, *words[each.seq - words[0].seq + 1 :]], START, ConsentTerms()) in NO for each in said_no)
+    ended = any(each.event in ENDED and each.seq > own for each in words)
+    return stands or (ended and not standing_consents(words, START, ConsentTerms()))
 
 
 # What is recorded.

@@ -133,6 +133,9 @@ def test_withdrawal_hides_the_child_here_and_in_another_session(service: RideSer
 
 def test_a_place_loaded_before_the_withdrawal_is_forgotten(service: RideService) -> None:
     grant(service, CHILD, "pickup")
+    with Session(service.engine) as session:
+        service.privacy.consent.switch_on(session, subject=subject(service, CHILD, session), purposes={"pickup"})
+        session.commit()
     with service.privacy.purpose("pickup"), Session(service.engine, expire_on_commit=False) as session:
         child, trip = session.get_one(Rider, CHILD), Trip(start=GeoPoint(1, 1))
         assert 51.5 == child.home.lat  # type: ignore[union-attr]
@@ -168,7 +171,7 @@ def test_consent_is_for_the_purposes_it_names_and_no_others(service: RideService
 
 
 def test_consent_for_one_child_is_not_for_another(service: RideService) -> None:
-    service.sign_up(rider(4, born=date(2015, 5, 5), trips=[]))
+    service.sign_up(rider(4, born=date(2015, 5, 5), home=None, trips=[]))
     grant(service, 4, "pickup")
     with service.privacy.purpose("pickup"), Session(service.engine) as session:
         assert {ADULT, 4} == set(session.scalars(select(Rider.id)))
@@ -183,7 +186,7 @@ def test_the_latest_event_counts_although_the_clock_goes_backwards(service: Ride
 
 def test_consent_no_longer_matters_once_the_child_is_of_age_everywhere(service: RideService, clock: Clock) -> None:
     """Born on 5 May 2015 in Great Britain, where 13 is the age: the birthday begins last at UTC-12."""
-    service.sign_up(rider(4, born=date(2015, 5, 5), trips=[]))
+    service.sign_up(rider(4, born=date(2015, 5, 5), home=None, trips=[]))
     withdraw(service, 4, "pickup")
     for moment, expected in [("11:59", {ADULT}), ("12:00", {ADULT, CHILD, 4})]:
         clock.now = datetime.fromisoformat(f"2028-05-05T{moment}Z")
@@ -201,7 +204,7 @@ def test_consent_that_rolls_back_was_never_given(service: RideService) -> None:
 
 def test_a_child_can_be_added_and_consented_to_in_one_transaction(service: RideService) -> None:
     with service.privacy.purpose("account", "pickup", "age_check"), Session(service.engine) as session:
-        child = rider(9, born=date(2015, 5, 5), trips=[])
+        child = rider(9, born=date(2015, 5, 5), home=None, trips=[])
         session.add(child)
         ConsentLedger(service.guard).grant(
             session, subject=child, purposes={"pickup"}, guardian=GUARDIAN, method="signed_form"
@@ -406,3 +409,20 @@ def test_e21_privkit_s_own_refusals_show_names_and_counts_and_never_a_value(serv
     for refused in (denied, stale, unheld, unrolled):
         shown = f"{refused.value!s} {refused.value!r} {refused.value.data!r}"
         assert [] == [planted for planted in ("lanted", "2018") if planted in shown]
+
+
+@pytest.mark.parametrize(("country", "fits"), [("IN", True), ("in", True), ("GB", False), ("??", False)])
+def test_a_way_to_verify_that_one_country_accepts_is_refused_elsewhere(
+    service: RideService, country: str, fits: bool
+) -> None:
+    """A digital locker token is India's."""
+    with Session(service.engine) as session:
+        session.get_one(Rider, CHILD).country = country
+        session.commit()
+    if fits:
+        grant(service, CHILD, "account", method="digital_locker_token")
+        assert "given" == state(service, CHILD, "account")
+        return
+    with pytest.raises(InvalidValue, match="IN only"):
+        grant(service, CHILD, "account", method="digital_locker_token")
+    assert state(service, CHILD, "account") is None

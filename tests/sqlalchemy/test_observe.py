@@ -292,7 +292,7 @@ def test_children_stay_hidden_without_a_purpose_because_nobody_consented_to_none
     service = RideService(privacy, create_engine(database_url), clock)
     privacy.protect(service.engine)
     rides.Base.metadata.create_all(service.engine)
-    service.sign_up(rides.rider(1), rides.rider(2, born=date(2020, 1, 1), trips=[]))
+    service.sign_up(rides.rider(1), rides.rider(2, born=date(2020, 1, 1), home=None, trips=[]))
     with Session(service.engine) as session:
         assert ["Rider 1"] == session.scalars(select(rides.Rider.name)).all()
         with pytest.raises(ConsentRequired):

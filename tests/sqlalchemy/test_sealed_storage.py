@@ -286,7 +286,7 @@ def test_a08_equality_is_served_by_the_search_index(service: RideService) -> Non
 
 @pytest.mark.parametrize("born", [None, date(1970, 1, 1), date(1900, 1, 1)])
 def test_d01_an_unknown_or_placeholder_birth_date_is_a_child_s(service: RideService, born: date | None) -> None:
-    service.sign_up(rider(1, born=born, trips=[]), rider(2))
+    service.sign_up(rider(1, born=born, home=None, trips=[]), rider(2))
     with service.privacy.purpose("pickup"), Session(service.engine) as session:
         assert session.scalars(select(Rider.id)).all() == [2]
         assert session.scalar(select(func.count(Rider.id))) == 1

@@ -1,4 +1,4 @@
-"""The verbs about children: which rule packs there are, and whether the stored days of age are as they say."""
+"""The verbs about children: which rule packs there are, what is kept how long, and whether days of age are right."""
 
 from __future__ import annotations
 
@@ -23,6 +23,16 @@ def packs() -> None:
             say(f"    {source}")
         if pack.uncertain:
             say(f"    uncertain, the stricter holds: {', '.join(pack.uncertain)}")
+
+
+@app.command("retention-text")
+def retention_text(
+    app: AppOption = None,
+    html: Annotated[bool, typer.Option("--html", help="As one HTML file, instead of Markdown.")] = False,
+) -> None:
+    """Print the retention policy for children's data, as a text to publish, made from the policy and the models."""
+    made = load_privacy(app).retention_text()
+    typer.echo((made.html() if html else made.markdown()).rstrip("\n"))
 
 
 @app.command()

@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 from privkit.coverage import Finding
 from privkit.privacy import Privacy
 from privkit.retention import Limits, Plan, Run, Step
-from privkit.retention.batches import UNOPENED
+from privkit.retention.job import UNOPENED
 from privkit.sqlalchemy.adoption import Adoption
 from privkit.sqlalchemy.ages import Ages
 from privkit.sqlalchemy.observations import COMPLIANT, Observation

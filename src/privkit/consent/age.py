@@ -179,4 +179,5 @@ def cautious_today(now: datetime) -> date:
 
     Raises ClockError for an instant without a zone.
     """
-    return (as_utc(now) - timedelta(hours=12)).date()
+    now = as_utc(now)
+    return (now - timedelta(hours=12)).date() if now.date() > date.min else date.min

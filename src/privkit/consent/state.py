@@ -7,15 +7,21 @@ overcome a refusal or a withdrawal of that date or a later one, and of the same 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from privkit.policy.notices import ConsentTerms
 
 ASKED, GIVEN, REFUSED, WITHDRAWN = "asked", "given", "refused", "withdrawn"
 EXPIRED, LAPSED, SUPERSEDED = "expired", "lapsed", "superseded"
+ENDED = (EXPIRED, LAPSED, SUPERSEDED)
 EVENTS = (ASKED, GIVEN, REFUSED, WITHDRAWN, EXPIRED, LAPSED, SUPERSEDED)
 NO = (REFUSED, WITHDRAWN)
+
+IN_PERSON = bytes(16)
+"""What stands in a guardian's place where the data subject answers in person. No keyed token is that."""
+
+_OWN = IN_PERSON.hex()
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +29,8 @@ class ConsentEvent:
     """One row of the consent ledger. Tokens and digests are hexadecimal.
 
     ``subject``: the key id of the data subject. ``guardian``, ``verifier``: keyed tokens; a guardian of None stands for
-    all. ``claimed_at``: when it is said to have happened, where that is not ``at``, when it was recorded. ``material``:
-    whether its notice was a material change of the one before.
+    all, and ``IN_PERSON`` for the data subject. ``claimed_at``: when it is said to have happened, where that is not
+    ``at``, when it was recorded. ``material``: whether its notice was a material change of the one before.
     """
 
     seq: int
@@ -47,33 +53,48 @@ class ConsentEvent:
         """From when on it is said to hold."""
         return self.claimed_at or self.at
 
+    @property
+    def in_person(self) -> bool:
+        """Whether it is the data subject's own word."""
+        return self.guardian == _OWN
 
-def state(events: Iterable[ConsentEvent], now: datetime, terms: ConsentTerms) -> str | None:
+
+def state(events: Iterable[ConsentEvent], now: datetime, terms: ConsentTerms, *, in_person: bool = False) -> str | None:
     """Return ``given`` where consent counts at ``now``, otherwise why not; None where nobody was asked.
 
-    Of each guardian the newest word counts, and one who says no is enough. ``unverified``: by a method that is not
-    good enough. ``lapsed``: whoever gave it is a guardian no more, or the child has come of age.
+    Of each guardian the newest word counts, and one who says no is enough. ``in_person``: the data subject came of age,
+    and the own word alone counts. ``unverified``: by a method that is not good enough. ``lapsed``: whoever gave it is a
+    guardian no more, or the child has come of age.
     """
     known = sorted(events, key=lambda each: each.seq)
     said = [each for each in known if each.event != ASKED]
-    standing_no = [each for each in said if each.event in NO and not any(_overcomes(word, each) for word in said)]
+    heard = [each for each in said if each.in_person or each.guardian is None] if in_person else said
+    standing_no = [each for each in heard if each.event in NO and not any(_overcomes(word, each) for word in heard)]
     if standing_no:
         return standing_no[-1].event
-    faults = [fault for _, fault in standing(said, now, terms)]
+    faults = [fault for each, fault in standing(heard, now, terms) if each.in_person is in_person]
     if faults:
         return GIVEN if None in faults else faults[-1]
-    if said:
-        return said[-1].event
+    last = heard[-1].event if heard else (GIVEN if said else None)
+    if last is not None:
+        return LAPSED if last == GIVEN else last  # by who has no say in it now
     return ASKED if known else None
 
 
 def standing(
     events: Iterable[ConsentEvent], now: datetime, terms: ConsentTerms
 ) -> list[tuple[ConsentEvent, str | None]]:
-    """Return the consents that no later word replaces, each with why it does not count; None: it does."""
+    """Return the consents that no later word replaces, each with why it does not count; None: it does.
+
+    A method is one to verify a guardian, so none is too weak for the data subject's own word.
+    """
     said = [each for each in events if each.event != ASKED]
     found = [each for each in said if each.event == GIVEN and not any(_replaces(word, each) for word in said)]
-    return [(each, terms.fault(each.since, each.expires, each.method, each.notice, now)) for each in found]
+    own = replace(terms, methods=None)
+    return [
+        (each, (own if each.in_person else terms).fault(each.since, each.expires, each.method, each.notice, now))
+        for each in found
+    ]
 
 
 def _replaces(word: ConsentEvent, given: ConsentEvent) -> bool:

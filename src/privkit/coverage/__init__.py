@@ -5,8 +5,21 @@
 """
 
 from privkit.coverage.audit import check
+from privkit.coverage.children_text import RetentionText, retention_text
 from privkit.coverage.findings import KINDS, Finding, Kind, Severity
 from privkit.coverage.names import Suggestion, suggest
 from privkit.coverage.report import Report, report
 
-__all__ = ["KINDS", "Finding", "Kind", "Report", "Severity", "Suggestion", "check", "report", "suggest"]
+__all__ = [
+    "KINDS",
+    "Finding",
+    "Kind",
+    "Report",
+    "RetentionText",
+    "Severity",
+    "Suggestion",
+    "check",
+    "report",
+    "retention_text",
+    "suggest",
+]

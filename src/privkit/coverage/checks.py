@@ -28,6 +28,7 @@ from privkit.coverage.words import PERSONS
 from privkit.deidentify import label, leaves_residue
 from privkit.markers import AgeBand, Is
 from privkit.policy.resolve import FieldRule
+from privkit.sqlalchemy import children
 from privkit.sqlalchemy.guard import Guard, Protected
 from privkit.sqlalchemy.mapping import KEY_COLUMN, owner_columns
 from privkit.sqlalchemy.types import plain_type
@@ -192,6 +193,19 @@ def unsealed_sensitive(guard: Guard) -> Iterator[Finding]:
             )
 
 
+def unsealed_of_children(guard: Guard) -> Iterator[Finding]:
+    """A field of who may be a child that is stored as plain text, and of which nothing worse is said."""
+    for entry, rule in personal(guard):
+        category, subject = rule.field.marker.category, children.subject_of(guard, entry.each.table)
+        worse = rule.sensitive or guard.policy.must_seal(category)
+        if not rule.sealed and not worse and subject is not None and subject.model.child is not None:
+            yield kinds.UNSEALED_CHILD.at(
+                entry.where,
+                f"{entry.where} ({category}) may be a child's and is stored as plain text.",
+                f"Seal it: {entry.attribute}: ... Personal({category!r}, ..., seal=True), and seal what is stored.",
+            )
+
+
 def unsuppressible(guard: Guard) -> Iterator[Finding]:
     """A NOT NULL column with nothing to put in place of its value, unless it always ends with its row."""
     for entry, rule in personal(guard):
@@ -221,12 +235,17 @@ def kept_for_ever(guard: Guard) -> Iterator[Finding]:
     """A purpose without an end that fields use, with the policy's reason."""
     for name, purpose in sorted(guard.policy.purposes.items()):
         if purpose.keep is None:
-            fields = [entry.where for entry, rule in personal(guard) if name in rule.field.purposes]
-            if fields:
+            using = [entry for entry, rule in personal(guard) if name in rule.field.purposes]
+            subjects = [children.subject_of(guard, entry.each.table) for entry in using]
+            of_children = purpose.children != "never" and any(each and each.model.child for each in subjects)
+            if using:
+                fields = ", ".join(entry.where for entry in using)
                 yield kinds.KEPT_FOR_EVER.at(
                     f"purposes.{name}",
-                    f'Purpose {name!r} keeps {", ".join(fields)} for ever, because: "{purpose.because}".',
+                    f"Purpose {name!r} keeps {fields} for ever{', of children too' if of_children else ''}, "
+                    f'because: "{purpose.because}".',
                     f"Give it a period: purposes: {{{name}: {{keep: {{for: P2Y, after: account_closed}}}}}}",
+                    Severity.HIGH if of_children else None,
                 )
 
 
@@ -311,6 +330,7 @@ CHECKS: tuple[Callable[[Guard], Iterator[Finding]], ...] = (
     no_data_subject,
     naive_events,
     unsealed_sensitive,
+    unsealed_of_children,
     unsuppressible,
     kept_for_ever,
     unused_purposes,

@@ -197,6 +197,10 @@ KEPT_BIRTH_DATE = Kind(
     "PK837", Severity.NOTE, "birth date where the day of age would do",
     "No purpose sees the date itself, and a birth date helps to single people out.",
 )  # fmt: skip
+UNSEALED_CHILD = Kind(
+    "PK838", Severity.MEDIUM, "child's field not sealed",
+    "Whoever reads the disk, a dump or a backup reads it of children.",
+)  # fmt: skip
 
 KINDS = MappingProxyType({kind.code: kind for kind in list(globals().values()) if isinstance(kind, Kind)})
 

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from functools import cache
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from privkit.coverage.report import Report
 
 
 @cache
-def _template() -> Template:
-    environment = Environment(
+def environment() -> Environment:
+    """Return where the templates of this room are found; those of HTML escape every text."""
+    return Environment(
         loader=PackageLoader("privkit.coverage"),
-        autoescape=True,
+        autoescape=select_autoescape(["html.j2"]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2")
 
 
 def render(report: Report) -> str:
     """Return the report as HTML; every text in it is escaped."""
-    return _template().render(report=report)
+    return environment().get_template("report.html.j2").render(report=report)

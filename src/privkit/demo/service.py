@@ -44,7 +44,7 @@ class Planted:
     def rider(self, row: Row) -> None:
         """Remember a rider's values."""
         self.texts.extend((row["name"], row["email"]))
-        self.points.append(row["home"])
+        self.points.extend([row["home"]] if row["home"] is not None else [])
         if row["closed_at"] is not None:
             self.plain.append(f"{row['closed_at']:%Y-%m-%d %H:%M:%S.%f}")
 
@@ -142,7 +142,7 @@ def rider_rows(count: int) -> Iterator[Row]:
             "email": f"{name.lower().replace(' ', '.').replace('..', '.')}.{number}@rides.example",
             "name": name,
             "born": date(today.year - years, chance.randint(1, 12), chance.randint(2, 28)),
-            "home": home,
+            "home": home if number % CHILD else None,  # off for children
             "country": "GB",
             "closed_at": closed.replace(tzinfo=None) if closed else None,
         }

@@ -72,10 +72,10 @@ def install(app: FastAPI) -> None:
 
     An operation has ``x-privacy-purpose``, a list with the names of each of its ``for_purpose``; the schema of a
     PersonalModel has ``x-privacy``. Status of privkit's errors: ConsentRequired 451, other PurposeErrors 403,
-    ShreddedError 410, InvalidValue 422, ConcurrentWrite 409, all others 500. A request that does not validate is
-    answered as by FastAPI, with types and places and without input; places name what the document names. A WebSocket
-    is closed: with 1011 for an error that is a 500, with 1008 for all others. An application that is mounted on another
-    needs its own ``install``, and purposes of its own.
+    ShreddedError and TokenRefused 410, InvalidValue 422, ConcurrentWrite 409, all others 500. A request that does not
+    validate is answered as by FastAPI, with types and places and without input; places name what the document names. A
+    WebSocket is closed: with 1011 for an error that is a 500, with 1008 for all others. An application that is mounted
+    on another needs its own ``install``, and purposes of its own.
     """
     document = _Document(app)
     app.openapi = document.openapi  # type: ignore[method-assign]

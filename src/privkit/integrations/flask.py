@@ -63,8 +63,8 @@ def _close_at_end(app: Flask) -> None:
 def install(app: Flask) -> None:
     """Have an application answer privkit's errors, and pydantic's, without values.
 
-    ConsentRequired 451, other PurposeErrors 403, ShreddedError 410, InvalidValue 422, ConcurrentWrite 409, others 500;
-    a ValidationError is a 422 with types and places.
+    ConsentRequired 451, other PurposeErrors 403, ShreddedError and TokenRefused 410, InvalidValue 422, ConcurrentWrite
+    409, others 500; a ValidationError is a 422 with types and places.
     """
     app.register_error_handler(PrivkitError, lambda error: _answer(problem(error)))
     app.register_error_handler(PydanticSerializationError, _unserialised)

@@ -6,13 +6,22 @@ import logging
 from http import HTTPStatus
 from typing import Any
 
-from privkit.errors import ConcurrentWrite, ConsentRequired, InvalidValue, PrivkitError, PurposeError, ShreddedError
+from privkit.errors import (
+    ConcurrentWrite,
+    ConsentRequired,
+    InvalidValue,
+    PrivkitError,
+    PurposeError,
+    ShreddedError,
+    TokenRefused,
+)
 
 MEDIA_TYPE = "application/problem+json"
 _STATUS: dict[type[PrivkitError], HTTPStatus] = {
     ConsentRequired: HTTPStatus.UNAVAILABLE_FOR_LEGAL_REASONS,
     PurposeError: HTTPStatus.FORBIDDEN,
     ShreddedError: HTTPStatus.GONE,
+    TokenRefused: HTTPStatus.GONE,
     InvalidValue: HTTPStatus.UNPROCESSABLE_ENTITY,
     ConcurrentWrite: HTTPStatus.CONFLICT,
 }

@@ -97,7 +97,7 @@ def _read(path: Path, node: Node, folder: Path, problems: list[Problem]) -> Poli
     default_age = rules.default_age or _no_default(reading)
     if problems or default_age is None:
         return None
-    return Policy(
+    policy = Policy(
         path=str(path),
         controller=controller,
         purposes=purposes,
@@ -121,7 +121,23 @@ def _read(path: Path, node: Node, folder: Path, problems: list[Problem]) -> Poli
         backups=backups,
         holds=holds,
         notices=notices,
+        without_consent=rules.without_consent,
     )
+    return _lapsing(reading, policy)
+
+
+def _lapsing(reading: Reading, policy: Policy) -> Policy | None:
+    """Have each purpose end where consent to it is missing for as long as the policy says."""
+    purposes = dict(policy.purposes)
+    for name, purpose in policy.purposes.items():
+        lapses = policy.lapses(name)
+        if lapses and purpose.keep is None:
+            line = int(purpose.where.rpartition(":")[2])
+            message = f"purposes.{name} needs consent and keeps for ever, and child.without_consent ends it."
+            reading.report(line, message, paste(("purposes", name, "keep"), PURPOSE["keep"]))
+        elif lapses and purpose.keep is not None:
+            purposes[name] = replace(purpose, keep=replace(purpose.keep, lapses=lapses))
+    return None if reading.problems else replace(policy, purposes=purposes)
 
 
 def _enforcement(found: Section) -> tuple[str, dict[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime, time
 
 from privkit.periods import Period
 from privkit.policy.nodes import Node, Text
@@ -59,6 +59,15 @@ class ConsentTerms:
         if any(since <= now.date() and notice not in names for since, names in self.renewals):
             return "superseded"
         return "unverified" if self.methods is not None and method not in self.methods else None
+
+    def end(self, given: datetime, expires: datetime | None, notice: str | None) -> datetime | None:
+        """Return when time ends a consent: it expires, or a notice supersedes the one that was seen. None: never."""
+        found = [] if expires is None else [expires]
+        if self.valid is not None:
+            found.append(self.valid.after(given))
+        superseding = (since for since, names in self.renewals if notice not in names)
+        found += [datetime.combine(since, time.min, UTC) for since in superseding]
+        return min(found, default=None)
 
 
 def renewals(notices: Mapping[str, Notice], purpose: str) -> tuple[tuple[date, tuple[str, ...]], ...]:

@@ -38,7 +38,7 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class FieldRule:
-    """All that the policy says about one field."""
+    """All that the policy says about one field. ``child_off``: it may be a child's, and is off until switched on."""
 
     field: Field
     terms: tuple[Term, ...]
@@ -46,6 +46,7 @@ class FieldRule:
     sealed: bool
     sensitive: bool
     epochs: Epochs | None = None
+    child_off: bool = False
 
     @property
     def keeps(self) -> tuple[Keep | None, ...]:
@@ -130,7 +131,8 @@ class _Run:
         if adopting is not None and not sealed:
             self.report(model, f"{name} says adopting=..., and nothing says that it is to be sealed.", "seal=True")
         epochs = self._epochs(model, name, [keep for _, keep in keeps]) if sealed and self.stored else None
-        self.rules[item.id] = FieldRule(item, terms, duties, sealed and not _dual(item), sensitive, epochs)
+        off = rule is not None and rule.child_off and self._of_children(model)
+        self.rules[item.id] = FieldRule(item, terms, duties, sealed and not _dual(item), sensitive, epochs, off)
 
     def _consent(self, model: Model, users: list[str]) -> None:
         """Whose consent was withdrawn is known of a row in a table with the ledger, and a data subject."""
@@ -172,12 +174,15 @@ class _Run:
 
     def _periods(self, model: Model, name: str, terms: tuple[Term, ...]) -> None:
         """A child's data needs a period that ends, where a rule pack says so (16 CFR 312.10)."""
-        if not self.policy.finite_child_periods or not (model.child or (self.children and model.owners)):
+        if not self.policy.finite_child_periods or not self._of_children(model):
             return
         for purpose in (term.purpose for term in terms):
             if purpose.keep is None and purpose.children != "never":
                 message = f"{name} may be a child's, and purpose {quoted(purpose.name)} keeps it for ever."
                 self.report(model, message, paste(("purposes", purpose.name, "children"), "never"))
+
+    def _of_children(self, model: Model) -> bool:
+        return model.child is not None or (self.children and bool(model.owners))
 
     def _sealed(self, item: Field) -> bool:
         marker = item.marker

@@ -12,6 +12,7 @@ from typing import Any
 
 from privkit.periods import Period
 from privkit.policy.ages import OUTCOMES, AgeRule, ChildRule, places_of, rows_of, rule_on
+from privkit.policy.lapses import GUARDIAN, IN_PERSON, Lapse
 from privkit.policy.notices import ConsentTerms, Notice, renewals
 from privkit.policy.problems import Problem, nearest, paste, quoted, refusal
 
@@ -49,12 +50,14 @@ class Keep:
     """Keep for ``period`` after the event ``after``. ``epoch``: the width of the buckets that have their own key.
 
     ``until``: the event that ends it instead, earlier or later, in rows where that is known; "" for none.
+    ``lapses``: what ends it before, in rows about somebody whose consent is missing.
     """
 
     period: Period
     after: str
     epoch: Period | None = None
     until: str = ""
+    lapses: tuple[Lapse, ...] = ()
 
     @property
     def anchor(self) -> tuple[str, str]:
@@ -67,7 +70,8 @@ class Keep:
         return (self.after, self.until) if self.until else (self.after,)
 
     def __str__(self) -> str:
-        return f"{self.period} after {self.after}" + (f", or until {self.until}" if self.until else "")
+        until = f", or until {self.until}" if self.until else ""
+        return f"{self.period} after {self.after}{until}" + "".join(f", or {lapse}" for lapse in self.lapses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +176,8 @@ class Policy:
     table one run may destroy without its number being named. ``drop_partitions``: whether a run drops partitions of
     which all rows are due, instead of their rows. ``backups``: how long backups, snapshots and archived logs
     of the database are kept; None: nobody said. ``holds``: who may place and release holds; None: whoever can.
-    ``notices``: the versions of the text that guardians see, the oldest first.
+    ``notices``: the versions of the text that guardians see, the oldest first. ``without_consent``: how long data is
+    kept on a consent that is missing, by whose it is; without an entry as long as it would be with it.
     """
 
     path: str
@@ -198,6 +203,7 @@ class Policy:
     backups: Period | None = None
     holds: HoldRules | None = None
     notices: Mapping[str, Notice] = field(default_factory=dict)
+    without_consent: Mapping[str, Period] = field(default_factory=dict)
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -250,6 +256,15 @@ class Policy:
         if purpose.children != "by_law":
             return purpose.children
         return "consent" if purpose.legal_basis == "consent" or asked == "consent" else "allowed"
+
+    def rests_on_consent(self, name: str) -> bool:
+        """Return whether a purpose needs a guardian's consent, and of somebody who comes of age the own one."""
+        return self.children_under(name) == "consent" and self.purposes[name].legal_basis == "consent"
+
+    def lapses(self, name: str) -> tuple[Lapse, ...]:
+        """Return what ends a purpose where consent to it is missing."""
+        asked = {GUARDIAN: self.children_under(name) == "consent", IN_PERSON: self.rests_on_consent(name)}
+        return tuple(Lapse(name, each, period) for each, period in self.without_consent.items() if asked[each])
 
     def consent_terms(self, name: str, *, disclosure: bool = False) -> ConsentTerms:
         """Return what consent to a purpose has to be like to count. Raises PolicyError for an unknown purpose.

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
+from privkit.periods import Period
 from privkit.policy.ages import OUTCOMES, USES, AgeRule, ChildRule
+from privkit.policy.lapses import WHOSE
 from privkit.policy.nodes import Items, Node, Table
 from privkit.policy.problems import paste, quoted
 from privkit.policy.reading import Path, Reading, Section, dotted
@@ -20,7 +22,7 @@ _DUTY = {"citation": '"..."', "keep": "{for: P7Y, after: account_closed}"}
 _SEVERITY = {"scale": "2", "scope": "2", "irremediable": "2"}
 _CHILD = (
     *("ages", "default_age", "offered_in", "age_of_digital_consent"),
-    *("rules", "verification_methods", "finite_periods"),
+    *("rules", "verification_methods", "finite_periods", "without_consent"),
 )
 _AGE = {"age": "16", "status": "B", "source": '"..."'}
 _STATUS = ("A", "B", "U")
@@ -44,6 +46,7 @@ class Layer:
     child_rules: dict[str, ChildRule] = field(default_factory=dict)
     methods: dict[str, VerificationMethod] = field(default_factory=dict)
     finite_periods: bool = False
+    without_consent: dict[str, Period] = field(default_factory=dict)
     ages_from: tuple[str, int] | None = None
 
 
@@ -59,6 +62,7 @@ def merge(layers: Iterable[Layer]) -> Layer:
         merged.offered_in = layer.offered_in or merged.offered_in
         merged.child_rules.update(layer.child_rules)
         merged.methods.update(layer.methods)
+        merged.without_consent.update(layer.without_consent)
         merged.finite_periods = merged.finite_periods or layer.finite_periods
         defaults = [rule for rule in (merged.default_age, layer.default_age) if rule is not None]
         merged.default_age = max(defaults, key=lambda rule: rule.age, default=None)
@@ -184,6 +188,19 @@ def _child(found: Section, layer: Layer, as_of: date | None) -> None:
         if method is not None:
             layer.methods[name] = method
     layer.finite_periods = found.flag("finite_periods") is True
+    _without_consent(found, layer)
+
+
+def _without_consent(found: Section, layer: Layer) -> None:
+    """Read ``{guardian: P14D, in_person: P30D}``, or one of the two."""
+    section = found.table("without_consent", {}, WHOSE)
+    if section is None:
+        return
+    if not section.nodes:
+        message = f"{dotted(section.path)} says for nobody how long data is kept without consent."
+        found.reading.report(section.line, message, paste((*section.path, WHOSE[0]), "P14D"))
+    given = {each: section.period(each) for each in WHOSE if each in section}
+    layer.without_consent = {each: period for each, period in given.items() if period is not None}
 
 
 def _ages(table: Section, layer: Layer, as_of: date | None) -> None:

@@ -7,16 +7,11 @@ wins: the batch sees its line, rolls back and begins anew. SQLite has one writer
 
 from __future__ import annotations
 
-import math
-import threading
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, Engine, LargeBinary, and_, null, select, text, type_coerce
+from sqlalchemy import Column, ColumnElement, Connection, LargeBinary, and_, null, select, text, type_coerce
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from privkit import clock, purposes
@@ -25,124 +20,33 @@ from privkit.crypto import as_bytes
 from privkit.deidentify import leaves_residue, residue
 from privkit.errors import ConcurrentWrite, PrivkitError, SealedError, ShreddedError
 from privkit.retention import files
-from privkit.retention.limits import Limits, Watch
+from privkit.retention.job import UNOPENED, Job, Key, Size, Tally
 from privkit.retention.plan import Step
 from privkit.retention.planner import count
 from privkit.retention.ranges import Ranges
-from privkit.retention.retry import Retry, blocker, refuses_row, waited
-from privkit.sqlalchemy import destroy, due, epochs, holds, ledger, outbox, writers
+from privkit.retention.retry import blocker, refuses_row, waited
+from privkit.sqlalchemy import destroy, due, epochs, holds, ledger, outbox
 from privkit.sqlalchemy.due import Target
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.ownership import owner_key
 from privkit.sqlalchemy.types import Guarded
 
-Progress = Callable[[Step, int], None]
-Key = tuple[Any, ...]
 Residues = list[tuple[Sequence[Any], str | None]]
 
-UNOPENED = "does not open"
-"""What keeps a row whose value does not open, so that no residue can be made of it."""
-_SLOW, _QUICK = 1.0, 0.25
-"""Seconds: a batch that took longer is halved, one that took less is doubled."""
 _PATIENCE = 0.2
 """Seconds for which a range waits for rows that others hold, with all its own in hand."""
 
 
 @dataclass(slots=True)
-class Size:
-    """How many rows the next batch has."""
-
-    rows: int
-    least: int
-    most: int
-
-    @classmethod
-    def of(cls, batch: int | None) -> Size:
-        """``batch`` rows and never more; without, what the database does in a moment."""
-        return cls(1000, 100, 10_000) if batch is None else cls(batch, min(100, batch), batch)
-
-    @classmethod
-    def of_range(cls, batch: int | None) -> Size:
-        """The same, where rows do not come to Python."""
-        return cls(5000, 500, 50_000) if batch is None else cls.of(batch)
-
-    def shrink(self) -> None:
-        """Halve it."""
-        self.rows = max(self.least, self.rows // 2)
-
-    def took(self, seconds: float) -> None:
-        """Fit it to how long a batch took."""
-        if seconds > _SLOW:
-            self.shrink()
-        elif seconds < _QUICK:
-            self.rows = min(self.most, self.rows * 2)
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What all batches of a run share."""
-
-    guard: Guard
-    engine: Engine
-    run_id: str
-    as_of: datetime
-    batch: int | None
-    limits: Limits
-    retry: Retry
-    watch: Watch
-    progress: Progress | None
-    telling: threading.Lock = field(default_factory=threading.Lock)
-
-    @property
-    def shares(self) -> bool:
-        """Whether workers can share a table: the database lets each take rows that no other holds."""
-        return self.engine.dialect.name == "postgresql"
-
-    @contextmanager
-    def transaction(self, patience: float = math.inf) -> Iterator[Connection]:
-        """Begin a transaction that never makes others wait for long. ``patience``: how long it waits at most."""
-        with self.engine.connect() as connection:
-            if self.shares:
-                # At a higher level a hold that is placed meanwhile would not be seen.
-                how: Any = {"isolation_level": "READ COMMITTED", writers.GIVES_WAY: True}
-                connection = connection.execution_options(**how)
-            with connection.begin():
-                if self.shares:
-                    lock_timeout = min(self.limits.lock_timeout, patience)
-                    destroy.limit_waiting(connection, lock_timeout, self.limits.statement_timeout)
-                yield connection
-
-    def tell(self, step: Step, rows: int) -> None:
-        """Report progress; one worker at a time."""
-        if self.progress is not None:
-            with self.telling:
-                self.progress(step, rows)
-
-
-@dataclass(slots=True)
-class Tally:
-    """What the workers of one step could not do. ``failed``: why each row was left, by its key."""
-
-    failed: dict[Key, str] = field(default_factory=dict)
-    locked: int = 0
-    error: str | None = None
-
-    @property
-    def blockers(self) -> dict[str, int]:
-        """How many rows each constraint or kind of error kept, and how many values did not open."""
-        return dict(sorted(Counter(self.failed.values()).items()))
-
-
-@dataclass(slots=True)
 class Batches:
-    """One worker's batches of one step."""
+    """One worker's batches of one step. ``ranges``: for the fast way; None: each row is looked at."""
 
     job: Job
     step: Step
     target: Target
     tally: Tally
     size: Size
-    ranges: Ranges
+    ranges: Ranges | None
     taken: ColumnElement[bool] | None = None
     predicate: Any = field(init=False)
 
@@ -160,11 +64,9 @@ class Batches:
             self.tally.error = stopped.code if isinstance(stopped, PrivkitError) else type(stopped).__name__
 
     def _run(self) -> None:
-        in_ranges = self.step.due > 0 and destroy.in_one_statement(self.job.guard, self.target)
-        if in_ranges:
-            self._in_ranges()
-        if (in_ranges or not self.step.due) and self._nothing_left():
+        if self._quickly():
             return
+        self.tally.one_by_one = True
         after: Key | None = None
         waiting = _Waiting(self.job.limits.lock_timeout)
         while not self.job.watch.halted():
@@ -174,28 +76,41 @@ class Batches:
             if after is None and not self._others_hold_some(waiting):
                 break
 
-    def _in_ranges(self) -> None:
-        """Go through the ranges. One in which the database refuses a row, or others hold one, is left as it is."""
-        size = Size.of_range(self.job.batch)
+    def _quickly(self) -> bool:
+        """Do the step without a look at each row, where that can be done; return whether it was."""
+        if self.ranges is None or self.target.divided is not None:
+            return False
+        if not self.step.due:
+            return True
+        return destroy.in_one_statement(self.job.guard, self.target) and self._in_ranges(self.ranges)
+
+    def _in_ranges(self, ranges: Ranges) -> bool:
+        """Go through the ranges. One in which the database refuses a row, or others hold one, is left as it is.
+
+        Returns whether none was.
+        """
+        size, whole = Size.of_range(self.job.batch), True
         while not self.job.watch.halted():
             self.taken = None
             try:
-                self.job.retry.run(lambda: self._range(size))
+                whole &= self.job.retry.run(lambda: self._range(ranges, size))
             except DBAPIError as error:
                 if not refuses_row(error):
                     raise
+                whole = False
                 size.shrink()
             if self.taken is None:
                 break
+        return whole
 
-    def _range(self, size: Size) -> None:
-        """Do one range in one transaction; in every attempt the same one."""
+    def _range(self, ranges: Ranges, size: Size) -> bool:
+        """Do one range in one transaction; in every attempt the same one. Returns whether it was done."""
         began, done = clock.monotonic(), 0
         try:
             with self.job.transaction(_PATIENCE) as connection:
                 seen = self._begin(connection)
                 if self.taken is None:
-                    self.taken = self.ranges.take(connection, self.predicate, size.rows)
+                    self.taken = ranges.take(connection, self.predicate, size.rows)
                 if self.taken is not None:
                     done = destroy.destroy_where(
                         connection, self.job.guard, self.target, and_(self.taken, self.predicate)
@@ -205,13 +120,11 @@ class Batches:
             if self.taken is None or not waited(error):
                 raise
             size.shrink()
-            return
+            return False
         if done:
             self.job.tell(self.step, done)
             size.took(clock.monotonic() - began)
-
-    def _nothing_left(self) -> bool:
-        return self.job.shares and not self.job.watch.halted() and not self._left()
+        return True
 
     def _next(self, after: Key | None) -> Key | None:
         """Do one batch, again where it could not be done; return the key to go on after, or None at the end."""

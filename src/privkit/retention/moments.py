@@ -68,7 +68,7 @@ def oldest(guard: Guard, connection: Connection, target: Target, now: datetime) 
     if predicate is None:
         return None
     keeps = [keep for keep in (target.keeps or due.row_keeps(guard, target.table)).values() if keep is not None]
-    if target.divided is None and {keep.anchor for keep in keeps} == {(keeps[0].after, "")}:
+    if target.divided is None and {(keep.anchor, keep.lapses) for keep in keeps} == {((keeps[0].after, ""), ())}:
         event = event_time(guard, target.table, target.table, keeps[0].after)
         query = select(func.min(event, type_=plain_type(event))).select_from(target.table).where(predicate)
         first = as_instant(connection.execute(query).scalar())

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from functools import partial
 from uuid import uuid4
 
 from sqlalchemy import Connection, Engine, select
@@ -20,8 +20,9 @@ from sqlalchemy import Connection, Engine, select
 from privkit import purposes
 from privkit.errors import InvalidValue, PlanError
 from privkit.retention import files, runs
-from privkit.retention.batches import UNOPENED, Batches, Job, Progress, Size, Tally
+from privkit.retention.batches import Batches
 from privkit.retention.dropping import Dropping
+from privkit.retention.job import UNOPENED, Job, Progress, Size, Tally
 from privkit.retention.limits import Limits, Watch, refuse_clock, refuse_past
 from privkit.retention.plan import Plan, Step
 from privkit.retention.planner import count
@@ -129,7 +130,10 @@ def purge(
         files.finish(guard, engine, retry=retry)  # what a run that was killed has left
         begun = retry.run(lambda: _begin(job, plan, work))
         tallies = [_step(job, step, target, workers) for step, target in work]
-        run = retry.run(lambda: _end(job, work, tallies, begun))
+        left = _left(job, work)
+        if _again(job, work, tallies, left):
+            left = _left(job, work)
+        run = retry.run(lambda: _end(job, work, tallies, begun, sum(left)))
     changed = _changed(run, work)
     return replace(run, physically=settle(guard, engine, changed, vacuum=vacuum) if changed else None)
 
@@ -178,17 +182,35 @@ def _step(job: Job, step: Step, target: Target, workers: int) -> Tally:
     return tally
 
 
-def _end(job: Job, work: list[tuple[Step, Target]], tallies: list[Tally], begun: int) -> Run:
-    """Recount what is due, and write that the run ended."""
+def _left(job: Job, work: list[tuple[Step, Target]]) -> list[int]:
+    """Recount what is due, step by step: a transaction never takes longer than one count."""
+    return [step.due if step.refused else job.retry.run(partial(_remaining, job, target)) for step, target in work]
+
+
+def _remaining(job: Job, target: Target) -> int:
+    predicate = due.due(job.guard, target, due.At(job.as_of))
+    with job.engine.connect() as connection:
+        return count(connection, target, predicate) if predicate is not None else 0
+
+
+def _again(job: Job, work: list[tuple[Step, Target]], tallies: list[Tally], left: list[int]) -> bool:
+    """Look at each row of the steps that were done without, where something is left; return whether there were any."""
+    found = False
+    for (step, target), tally, rows in zip(work, tallies, left, strict=True):
+        if rows and not (step.refused or tally.one_by_one or tally.error or job.watch.halted()):
+            Batches(job, step, target, tally, Size.of(job.batch), None).run()
+            found = True
+    return found
+
+
+def _end(job: Job, work: list[tuple[Step, Target]], tallies: list[Tally], begun: int, overdue: int) -> Run:
+    """Write that the run ended."""
     guard, stopped = job.guard, job.watch.stopped
     with job.engine.begin() as connection:
         told = _told(connection, job, begun)
         outcomes = tuple(
             Outcome(step, told[step.table, step.field], len(tally.failed), tally.error, tally.blockers, tally.locked)
             for (step, _), tally in zip(work, tallies, strict=True)
-        )
-        overdue = sum(
-            step.due if step.refused else _remaining(guard, connection, target, job.as_of) for step, target in work
         )
         body = {"run": job.run_id, "done": told.total(), "overdue": overdue, "stopped": stopped}
         failed = {outcome.step.name[:200]: outcome.failed for outcome in outcomes if outcome.failed}
@@ -207,8 +229,3 @@ def _told(connection: Connection, job: Job, begun: int) -> Counter[tuple[str, st
         if body.get("run") == job.run_id:
             found[body["table"], body["field"]] += body["count"]
     return found
-
-
-def _remaining(guard: Guard, connection: Connection, target: Target, as_of: datetime) -> int:
-    predicate = due.due(guard, target, due.At(as_of))
-    return count(connection, target, predicate) if predicate is not None else 0

@@ -28,7 +28,7 @@ _BEFORE = 50
 """How many runs are looked at for the last one that had a step's rule: several services may share a database."""
 
 Rules = Mapping[str, list[list[str]]]
-"""For each step's name its keeps that decide: purpose or duty, period, event, and the event that ends it or ""."""
+"""For each step's name its keeps that decide: purpose or duty, period, event, the event that ends it or "", lapses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,18 +101,18 @@ def written(guard: Guard, targets: Iterable[tuple[str, Target]]) -> Rules:
 
 
 def _text(name: str, keep: Keep) -> list[str]:
-    return [part[:200] for part in (name, str(keep.period), keep.after, keep.until)]
+    return [part[:200] for part in (name, str(keep.period), keep.after, keep.until, *map(str, keep.lapses))]
 
 
 def deciding(guard: Guard, target: Target) -> list[tuple[str, Keep]]:
     """Return the keeps that decide a target, each with its purpose or duty: for each event the longest one."""
     keeps = target.keeps or due.row_keeps(guard, target.table)
-    last: dict[tuple[str, str], tuple[str, Keep]] = {}
+    last: dict[tuple[str, ...], tuple[str, Keep]] = {}
     for name, keep in sorted(keeps.items()):
-        if keep is not None and (
-            keep.anchor not in last or _length(keep.period) > _length(last[keep.anchor][1].period)
-        ):
-            last[keep.anchor] = (name, keep)
+        if keep is not None:
+            same = (*keep.anchor, *(lapse.event for lapse in keep.lapses))
+            if same not in last or _length(keep.period) > _length(last[same][1].period):
+                last[same] = (name, keep)
     return [each for _, each in sorted(last.items())]
 
 
@@ -161,6 +161,8 @@ def _shortened(before: list[list[str]], now: list[list[str]]) -> bool:
 
 def _shown(rule: list[list[str]]) -> str:
     return ", ".join(
-        f"{name}: {period} after {after}" + (f", or until {until}" if until else "")
-        for name, period, after, until in rule
+        f"{name}: {period} after {after}"
+        + (f", or until {until}" if until else "")
+        + "".join(f", or {lapse}" for lapse in lapses)
+        for name, period, after, until, *lapses in rule
     )

@@ -18,7 +18,7 @@ from privkit.consent.age import cautious_today
 from privkit.errors import InvalidValue
 from privkit.purposes import internally
 from privkit.sqlalchemy import ledger
-from privkit.sqlalchemy.children import ADULT, day_of_age
+from privkit.sqlalchemy.children import ADULT, day_of_age, settled_day
 from privkit.sqlalchemy.destroy import among, key_columns, keyset, require_rows
 from privkit.sqlalchemy.guard import Guard, Protected
 from privkit.sqlalchemy.mapping import ADULT_COLUMN
@@ -88,7 +88,8 @@ def _judge(
         seen["rows"] += 1
         if (
             day is None
-            and stored == ADULT
+            and stored is not None
+            and stored <= today
             and all(values[each.mapper.columns[name].key] is None for name in _told(each))
         ):
             seen["kept"] += 1
@@ -96,7 +97,7 @@ def _judge(
         seen["unknown"] += day is None
         if day != stored and not (day == ADULT and stored is not None and stored <= today):
             seen["differ"] += 1
-            due.setdefault(day, []).append(tuple(row[:width]))
+            due.setdefault(settled_day(day, stored, today), []).append(tuple(row[:width]))
     return due
 
 

@@ -6,7 +6,7 @@ somebody who is of age already it holds one constant day, which tells nothing of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date
 from typing import Any
 
@@ -21,18 +21,21 @@ from sqlalchemy import (
     bindparam,
     case,
     exists,
+    literal,
     literal_column,
+    not_,
     or_,
     select,
 )
 
 from privkit.consent.age import AgeFacts, cautious_today, of_age_on
-from privkit.errors import StatementRefused
+from privkit.errors import InvalidValue, StatementRefused
+from privkit.policy import places_of
 from privkit.purposes import internally
 from privkit.sqlalchemy.guard import Guard, Protected, own_alias
 from privkit.sqlalchemy.mapping import ADULT_COLUMN, KEY_COLUMN
 from privkit.sqlalchemy.ownership import hop
-from privkit.sqlalchemy.standing import given
+from privkit.sqlalchemy.standing import Now, given, spoken
 from privkit.sqlalchemy.tables import CONSENT
 from privkit.sqlalchemy.write_forms import matching
 
@@ -64,6 +67,17 @@ def day_of_age(guard: Guard, each: Protected, row: Mapping[str, Any], today: dat
     return ADULT if reached is not None and reached <= today else reached
 
 
+def settled_day(reached: date | None, before: date | None, today: date) -> date | None:
+    """Return what the hidden date becomes of a row that holds ``before``, where its data subject reaches the age.
+
+    Who came of age here keeps the day, from which the own answer is awaited. Where it is found out later, or a lower
+    age holds now, that day is ``today``.
+    """
+    if reached is None or reached > today:
+        return reached
+    return before if before is not None and before <= today else today
+
+
 def store_changed_ages(
     guard: Guard, connection: Connection, table: Table, statement: Update, parameters: list[dict[str, Any]]
 ) -> None:
@@ -78,7 +92,7 @@ def store_changed_ages(
     for row in parameters:
         if not any(column.key in row for column in needed):
             continue
-        query, values = matching(statement, select(*needed).limit(2), row)
+        query, values = matching(statement, select(*needed, table.c[ADULT_COLUMN]).limit(2), row)
         with internally():
             stored = connection.execute(query, values).all()
         if len(stored) > 1:
@@ -88,17 +102,30 @@ def store_changed_ages(
                 "Update by primary key: session.execute(update(Model), [{'id': 1, ...}, {'id': 2, ...}]).",
                 table=table.name,
             )
-        for values_now in stored:
+        for *values_now, before in stored:
             pairs = zip((column.key for column in needed), values_now, strict=True)
             together = {key: row.get(key, value) for key, value in pairs}
-            store_ages(guard, table, [together])
-            row[ADULT_COLUMN] = together[ADULT_COLUMN]
+            row[ADULT_COLUMN] = changed_day(guard, table, together, before)
+
+
+def changed_day(guard: Guard, table: Table, row: Mapping[str, Any], before: date | None) -> date | None:
+    """Return what the hidden date becomes of a row that holds ``before``; ``row``: its values, by the columns' keys."""
+    today = cautious_today(guard.now())
+    return settled_day(day_of_age(guard, guard.tables[table], row, today), before, today)
 
 
 def with_consent(
-    guard: Guard, table: Table, at: FromClause, purposes: tuple[str, ...] | None, today: Callable[[], date]
+    guard: Guard,
+    table: Table,
+    at: FromClause,
+    purposes: tuple[str, ...] | None,
+    today: Callable[[], date],
+    now: Now | None = None,
 ) -> ColumnElement[bool] | None:
     """Return SQL that is true for rows of adults, and of children with consent for all ``purposes``; None: of adults.
+
+    Somebody who came of age here is an adult to purposes that rest on consent once that was given in person.
+    ``now``: when consent has to count, if not at the guard's own instant.
 
     None where the table's data subjects are not declared to be possibly children, or no purpose needs consent.
     """
@@ -106,7 +133,7 @@ def with_consent(
     subject = subject_of(guard, table)
     if not (needing or purposes is None) or subject is None or subject.model.child is None:
         return None
-    return _through(guard, table, at, lambda row: _allowed(guard, row, needing, today))
+    return _through(guard, table, at, lambda row: _allowed(guard, row, needing, today, now or guard.now))
 
 
 OF_AGE, CONSENTED, NEITHER = 2, 1, 0
@@ -115,16 +142,78 @@ OF_AGE, CONSENTED, NEITHER = 2, 1, 0
 def footing(
     guard: Guard, table: Table, at: FromClause, purposes: tuple[str, ...] | None, today: Callable[[], date]
 ) -> ColumnElement[int] | None:
-    """Return SQL for what a row may be used on: ``OF_AGE``, ``CONSENTED`` or ``NEITHER``; None: on nothing it needs."""
+    """Return SQL for what a row may be used on: ``OF_AGE``, ``CONSENTED`` or ``NEITHER``; None: on nothing it needs.
+
+    Who came of age here is ``CONSENTED`` for what rests on consent, also where there is no word that can be taken back.
+    """
     allowed = with_consent(guard, table, at, purposes, today)
     if allowed is None:
         return None
-    of_age = _through(guard, table, at, lambda row: _of_age(row, today))
+    resting = resting_on(guard, purposes)
+    of_age = _through(guard, table, at, lambda row: row.c[ADULT_COLUMN] == ADULT if resting else _reached(row, today))
     return case(
         (of_age, literal_column(str(OF_AGE))),
         (allowed, literal_column(str(CONSENTED))),
         else_=literal_column(str(NEITHER)),
     )
+
+
+def day_of(connection: Connection, guard: Guard, subject: bytes) -> date | None:
+    """Return the hidden date of a data subject, by the key; ``ADULT`` where no child is expected. None: unknown."""
+    for table in (table for table in guard.tables if KEY_COLUMN in table.columns):
+        day = table.c[ADULT_COLUMN] if ADULT_COLUMN in table.columns else literal(ADULT)
+        with internally():
+            row = connection.execute(select(day).where(table.c[KEY_COLUMN] == subject)).first()
+        if row is not None:
+            found: date | None = row[0]
+            return found
+    return None
+
+
+def grew_up(day: date | None, today: date) -> bool:
+    """Whether a hidden date is that of somebody who came of age here, and was a child before."""
+    return day is not None and ADULT < day <= today
+
+
+def require_of_age(connection: Connection, guard: Guard, subject: bytes) -> None:
+    """Raise InvalidValue for a data subject who is below the age of digital consent, or of whom nobody knows."""
+    day = day_of(connection, guard, subject)
+    if day is None or day > cautious_today(guard.now()):
+        raise InvalidValue(
+            "A child would consent in person, or somebody who may be one.",
+            "Below the age of digital consent it is a guardian who consents.",
+            'Name the guardian: guardian="g-17". Where the age is unknown, store it first.',
+        )
+
+
+def require_country(connection: Connection, guard: Guard, subject: bytes, name: str | None) -> None:
+    """Raise InvalidValue where a way to verify a guardian is for some countries only, and the child is in none of them.
+
+    An unknown country is none of them.
+    """
+    method = guard.policy.verification_methods.get(name or "")
+    if method is None or not method.countries:
+        return
+    places: set[str] = set()
+    for table, each in guard.tables.items():
+        if KEY_COLUMN in table.columns and each.model.child is not None and each.model.child.country is not None:
+            country = each.mapper.columns[each.model.child.country]
+            with internally():
+                found = connection.execute(select(country).where(table.c[KEY_COLUMN] == subject)).all()
+            places.update(place for (value,) in found for place in places_of(value))
+    if places.isdisjoint(method.countries):
+        raise InvalidValue(
+            f"The method {name!r} verifies a guardian in {', '.join(method.countries)} only; this child is elsewhere, "
+            "or nobody knows where.",
+            "A way to verify that one law accepts is none under another.",
+            "Use a method without countries, or store the child's country first.",
+            allowed=[each.name for each in guard.policy.verification_methods.values() if not each.countries],
+        )
+
+
+def resting_on(guard: Guard, purposes: Iterable[str] | None) -> tuple[str, ...]:
+    """Return those of ``purposes`` to which somebody who came of age here has to consent in person."""
+    return tuple(name for name in purposes or () if guard.policy.rests_on_consent(name))
 
 
 def subject_of(guard: Guard, table: Table) -> Protected | None:
@@ -150,16 +239,39 @@ def _through(
 
 
 def _allowed(
-    guard: Guard, row: FromClause, purposes: tuple[str, ...], today: Callable[[], date]
+    guard: Guard, row: FromClause, purposes: tuple[str, ...], today: Callable[[], date], now: Now
 ) -> ColumnElement[bool]:
-    of_age = _of_age(row, today)
+    resting = resting_on(guard, purposes)
+    of_age = _of_age(guard, row, today, resting, now)
     givable = [name for name in purposes if guard.policy.children_under(name) == "consent"]
     if len(givable) < len(purposes) or not purposes:
         return of_age
     consent, subject = guard.own_table(CONSENT), row.c[KEY_COLUMN]
     terms = {name: guard.policy.consent_terms(name) for name in givable}
-    return or_(of_age, and_(*(given(consent, subject, name, terms[name], guard.now) for name in givable)))
+    by_guardians = [given(consent, subject, name, terms[name], now) for name in givable]
+    if resting:
+        by_guardians.insert(0, still_child(row, today))
+    return or_(of_age, and_(*by_guardians))
 
 
-def _of_age(row: FromClause, today: Callable[[], date]) -> ColumnElement[bool]:
+def still_child(row: FromClause, today: Callable[[], date]) -> ColumnElement[bool]:
+    """Return SQL that is true for the row of somebody below the age, or of whom nobody knows."""
+    day = row.c[ADULT_COLUMN]
+    return or_(day.is_(None), day > bindparam(None, callable_=today, type_=Date()))
+
+
+def _reached(row: FromClause, today: Callable[[], date]) -> ColumnElement[bool]:
     return row.c[ADULT_COLUMN] <= bindparam(None, callable_=today, type_=Date())
+
+
+def _of_age(
+    guard: Guard, row: FromClause, today: Callable[[], date], resting: Iterable[str], now: Now
+) -> ColumnElement[bool]:
+    """SQL for rows of those of age; who came of age here consents to ``resting`` in person, or nobody said a word."""
+    consent, subject, terms = guard.own_table(CONSENT), row.c[KEY_COLUMN], guard.policy.consent_terms
+    answered = [
+        or_(not_(spoken(consent, subject, name)), given(consent, subject, name, terms(name), now, in_person=True))
+        for name in resting
+    ]
+    of_age = _reached(row, today)
+    return and_(of_age, or_(row.c[ADULT_COLUMN] == ADULT, and_(*answered))) if answered else of_age

@@ -57,8 +57,11 @@ def states(connection: Connection, guard: Guard, subject: bytes, at: datetime | 
     now = guard.now() if at is None else as_utc(at)
     known = [each for each in events(connection, guard, subject) if at is None or each.at <= now]
     by_purpose = groupby(sorted(known, key=lambda each: each.purpose), key=lambda each: each.purpose)
+    grown = children.grew_up(children.day_of(connection, guard, subject), cautious_today(now))
     found = {
-        name: state(theirs, now, guard.policy.consent_terms(name))
+        name: state(
+            theirs, now, guard.policy.consent_terms(name), in_person=grown and guard.policy.rests_on_consent(name)
+        )
         for name, theirs in by_purpose
         if name in guard.policy.purposes
     }
@@ -89,8 +92,10 @@ def allows(
         found = connection.execute(select(footing).where(table.c[KEY_COLUMN] == key_id)).scalar()
     if found != children.CONSENTED or not disclosure:
         return found in (children.OF_AGE, children.CONSENTED)
-    terms = guard.policy.consent_terms(purpose, disclosure=True)
-    return state(events(connection, guard, key_id, purpose), guard.now(), terms) == GIVEN
+    terms, now = guard.policy.consent_terms(purpose, disclosure=True), guard.now()
+    grown = children.grew_up(children.day_of(connection, guard, key_id), cautious_today(now))
+    word = state(events(connection, guard, key_id, purpose), now, terms, in_person=grown)
+    return word == GIVEN or (grown and word is None)
 
 
 def unlapsed(connection: Connection, guard: Guard, guardian: bytes, subject: bytes | None) -> dict[bytes, list[str]]:

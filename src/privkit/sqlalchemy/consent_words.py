@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from privkit.clock import as_utc
-from privkit.consent.state import GIVEN
+from privkit.consent.state import GIVEN, IN_PERSON
 from privkit.deidentify import token
 from privkit.errors import InvalidValue
 from privkit.policy.notices import is_name
@@ -54,8 +54,9 @@ def consent(
 ) -> Word:
     """Return a consent. Raises PolicyError for an unknown purpose, InvalidValue for what the policy does not list."""
     names = known(guard, purposes)
-    _check_method(guard, method)
-    _check_strength(guard, names, method)
+    _check_method(guard, method, listed=guardian != IN_PERSON)
+    if guardian != IN_PERSON:
+        _check_strength(guard, names, method)
     now = guard.now()
     if claimed_at is not None and as_utc(claimed_at) > now:
         raise InvalidValue("A consent is said to be of the future.", "Nobody gave it yet.", "Give claimed_at its day.")
@@ -130,8 +131,9 @@ def _check_names(**given: str | None) -> None:
             )
 
 
-def _check_method(guard: Guard, method: str) -> None:
-    allowed = guard.policy.verification_methods
+def _check_method(guard: Guard, method: str, *, listed: bool) -> None:
+    """The policy lists ways to verify a guardian, not somebody who answers in person."""
+    allowed = guard.policy.verification_methods if listed else {}
     if allowed and method not in allowed:
         raise InvalidValue(
             "The policy lists no such method to verify a guardian.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -78,9 +78,36 @@ def _compile_mark(mark: Mark, compiler: Any, **_: Any) -> str:
 
 
 class VisibleRows(HidesRows, StaysBehind, LoaderCriteriaOption):
-    """What with_loader_criteria() makes, to be told from the application's own."""
+    """What with_loader_criteria() makes, to be told from the application's own.
+
+    Every ORM statement carries the criteria of all tables, so the part of its cache key that they are is kept.
+    """
 
     _traverse_internals = LoaderCriteriaOption._traverse_internals
+    _kept: tuple[_Structure, list[Any]] | None = None
+
+    def _gen_cache_key(self, anon_map: Any, bindparams: list[Any]) -> tuple[Any, ...]:
+        if self._kept is None:
+            own: list[Any] = []
+            self._kept = _Structure(super()._gen_cache_key(type(anon_map)(), own)), own
+        structure, own = self._kept
+        bindparams.extend(own)
+        return VisibleRows, structure
+
+
+class _Structure:
+    """A cache key whose hash is computed once. The same one is equal without being walked."""
+
+    __slots__ = ("_hash", "_key")
+
+    def __init__(self, key: Any) -> None:
+        self._key, self._hash = key, hash(key)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Structure) and self._key == other._key
 
 
 _MARKS = "privkit_marks"
@@ -102,9 +129,10 @@ def bare_tables(guard: Guard, compiled: SQLCompiler, statement: str) -> frozense
 
 @dataclass(frozen=True, slots=True)
 class Criteria:
-    """The loader criteria under one scope, the tables of which it hides rows, and those with rows of children."""
+    """The loader criteria under one scope, what it hides rows of a table by, of which tables, and those of children."""
 
     options: tuple[Any, ...]
+    hiding: Mapping[Table, ColumnElement[bool]]
     tables: frozenset[Table]
     children: frozenset[Table]
 
@@ -126,7 +154,7 @@ def _build(guard: Guard, scope: purposes.Scope | None) -> Criteria:
         for table, condition in hiding.items()
     )
     of_children = (table for table in hiding if _consented(guard, table, table, scope) is not None)
-    return Criteria(tuple(options), frozenset(hiding), frozenset(of_children))
+    return Criteria(tuple(options), hiding, frozenset(hiding), frozenset(of_children))
 
 
 def may_lack(guard: Guard, scope: purposes.Scope | None, tables: set[Table]) -> bool:
@@ -163,10 +191,9 @@ def _refreshing(guard: Guard, scope: purposes.Scope | None, statement: Any, stat
     """A refresh of a loaded object takes no loader criteria, but a row may have been hidden since."""
     for mapper in state.all_mappers:
         table = mapper.local_table
-        if isinstance(table, Table) and table in criteria_for(guard, scope).tables:
-            condition = row_visible(guard, table, table, scope)
-            assert condition is not None
-            statement = statement.where(condition._annotate({CRITERION: HidesRows()}))
+        hiding = criteria_for(guard, scope).hiding
+        if isinstance(table, Table) and table in hiding:
+            statement = statement.where(hiding[table]._annotate({CRITERION: HidesRows()}))
     return statement
 
 
@@ -319,14 +346,15 @@ def _deferred(
 def visible(guard: Guard, statement: Select[Any]) -> Select[Any]:
     """Add the criteria to a Core SELECT whose FROM is made of tables and aliases. Raises StatementRefused otherwise."""
     scope = purposes.current()
-    hidden = criteria_for(guard, scope).tables
+    hiding = criteria_for(guard, scope).hiding
     members = [at for source in statement.get_final_froms() for at in _members(source)]
     if sum(isinstance(element, Select) for element in visitors.iterate(statement)) > 1:
         raise _out_of_reach("a subquery", "Apply it to the inner select() first.")
     for at in members:
         table = at.element if isinstance(at, Alias) else at
-        condition = row_visible(guard, table, at, scope) if isinstance(table, Table) and table in hidden else None
-        if condition is not None:
+        if isinstance(table, Table) and table in hiding:
+            condition = hiding[table] if at is table else row_visible(guard, table, at, scope)
+            assert condition is not None
             statement = statement.where(condition)
     return statement
 

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
+    Date,
     LargeBinary,
     String,
     Table,
@@ -22,6 +23,7 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    literal,
     not_,
     null,
     or_,
@@ -33,6 +35,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.schema import DropTable
 
+from privkit.consent.age import cautious_today
 from privkit.crypto import DESTROYED, Epoch
 from privkit.deidentify import leaves_residue
 from privkit.errors import InvalidValue, PlanError
@@ -150,7 +153,7 @@ def suppress(
     lifetime left.
     """
     columns, count = key_columns(target.table), 0
-    emptied = _emptied(target) | (_emptied_residue(target) if residues else {})
+    emptied = _emptied(guard, target) | (_emptied_residue(target) if residues else {})
     for start in range(0, len(keys), keystore.CHUNK):
         chunk = [among(columns, keys[start : start + keystore.CHUNK]), free(guard, target.table), *_only(still)]
         outbox.put(connection, guard, outbox.naming(target.table, target.column), and_(*chunk))
@@ -174,7 +177,7 @@ def in_one_statement(guard: Guard, target: Target) -> bool:
 def destroy_where(connection: Connection, guard: Guard, target: Target, chosen: ColumnElement[bool]) -> int:
     """Destroy what a condition finds and no hold keeps, where ``in_one_statement``. Returns how many rows that were."""
     table = target.table
-    statement = delete(table) if target.column is None else update(table).values(_emptied(target))
+    statement = delete(table) if target.column is None else update(table).values(_emptied(guard, target))
     return connection.execute(statement.where(chosen, free(guard, table))).rowcount
 
 
@@ -239,7 +242,7 @@ def replace_with_residue(
     assert column is not None
     matching = [key == bindparam(f"key_{number}", type_=key.type) for number, key in enumerate(columns)]
     matching.append(free(guard, target.table))
-    emptied = _emptied(target)
+    emptied = _emptied(guard, target)
     residue = bindparam("residue", type_=String())
     if not column.nullable and not is_sealed(column):
         emptied[column.key] = bindparam("in_place", type_=column.type)
@@ -259,7 +262,7 @@ def replace_with_residue(
     return connection.execute(statement, rows).rowcount if rows else 0
 
 
-def _emptied(target: Target) -> dict[str, Any]:
+def _emptied(guard: Guard, target: Target) -> dict[str, Any]:
     column = target.column
     assert column is not None
     values: dict[str, Any] = {}
@@ -268,8 +271,9 @@ def _emptied(target: Target) -> dict[str, Any]:
         if f"{each.name}_ix" in target.table.columns:
             values[f"{each.name}_ix"] = None
     if ADULT_COLUMN in target.table.columns and target.is_birth_date:
-        adult = target.table.c[ADULT_COLUMN]
-        values[ADULT_COLUMN] = case((adult == ADULT, adult), else_=None)  # a child's day tells the birthday
+        adult, today = target.table.c[ADULT_COLUMN], literal(cautious_today(guard.now()), Date())
+        # A day of age tells the birthday. Who came of age here stays so, and a child becomes one of unknown age.
+        values[ADULT_COLUMN] = case((adult == ADULT, adult), (adult <= today, today), else_=None)
     return values
 
 

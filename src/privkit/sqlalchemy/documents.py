@@ -11,7 +11,7 @@ from privkit import purposes
 from privkit.consent.age import cautious_today
 from privkit.crypto import SubjectKey
 from privkit.errors import ConsentRequired, SealedError, ShreddedError
-from privkit.sqlalchemy import children, consents, keystore
+from privkit.sqlalchemy import children, consent_subjects, keystore
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.lookups import read
 from privkit.sqlalchemy.mapping import KEY_COLUMN
@@ -49,7 +49,7 @@ class TableKeys:
 
 
 def _key_id(connection: Connection, subject: object) -> bytes:
-    return subject if isinstance(subject, bytes) else consents.key_of(connection, subject)
+    return subject if isinstance(subject, bytes) else consent_subjects.key_of(connection, subject)
 
 
 def _require_consent(connection: Connection, guard: Guard, key_id: bytes) -> None:

@@ -179,7 +179,7 @@ def parts(guard: Guard, target: Target, now: Now) -> tuple[ColumnElement[bool], 
         return None
     found = and_(ended, not_done(target), not_(holds.held(guard, table, table, now)))
     by_row = guard.tables[table].model.expire_row is not None
-    return found, deletable(guard, table, now) if by_row else None
+    return found, deletable(guard, table, now, free=True) if by_row else None
 
 
 def _opened_first(target: Target) -> bool:
@@ -216,13 +216,15 @@ def not_done(target: Target, at: FromClause | None = None) -> ColumnElement[bool
     return present
 
 
-def deletable(guard: Guard, table: Table, now: Now, at: FromClause | None = None) -> ColumnElement[bool] | None:
+def deletable(
+    guard: Guard, table: Table, now: Now, at: FromClause | None = None, *, free: bool = False
+) -> ColumnElement[bool] | None:
     """Return SQL that is true for rows that are due, free of holds, and on which no living row depends.
 
-    ``at`` is the table or an alias of it.
+    ``at`` is the table or an alias of it. ``free``: what is asked are rows that are known not to be held themselves.
     """
     at = table if at is None else at
-    ended = row_ended(guard, table, now, at)
+    ended = row_ended(guard, table, now, at, free=free)
     return None if ended is None else and_(ended, *(not_(each) for each in _keeping(guard, table, now, at)))
 
 
@@ -333,11 +335,13 @@ def _joined(
     return found
 
 
-def row_ended(guard: Guard, table: Table, now: Now, at: FromClause | None = None) -> ColumnElement[bool] | None:
-    """Return SQL that is true for rows past the lifetime of all fields and free of holds."""
+def row_ended(
+    guard: Guard, table: Table, now: Now, at: FromClause | None = None, *, free: bool = False
+) -> ColumnElement[bool] | None:
+    """Return SQL that is true for rows past the lifetime of all fields and free of holds. ``free``: as above."""
     at = table if at is None else at
     ended = all_passed(guard, table, at, list(row_keeps(guard, table).values()), now)
-    return None if ended is None else and_(ended, not_(spared(guard, table, at, now)))
+    return None if ended is None else and_(ended, not_(spared(guard, table, at, now, free=free)))
 
 
 def blocked(guard: Guard, table: Table, now: Now) -> ColumnElement[bool] | None:

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Mapper
 from privkit.clock import as_utc
 from privkit.deidentify import label
 from privkit.errors import InvalidValue, MappingError
-from privkit.lifetime import Clause, EventTimes, Lifetime, Status, ends, field_lifetime, last_end
+from privkit.lifetime import MISSING, Clause, Lifetime, Status, ends, field_lifetime, last_end
 from privkit.markers import Delete
 from privkit.sqlalchemy import row_facts
 from privkit.sqlalchemy.destroy import key_columns
@@ -34,7 +34,8 @@ from privkit.sqlalchemy.visibility import table_rules
 class Reason:
     """One purpose or duty that was considered. ``happened`` and ``ends`` are None where nothing says when.
 
-    ``own``: the row's own end, where it has one, which replaces the period.
+    ``own``: the row's own end, where it has one, which replaces the period. ``withheld``: it does not see the row, for
+    want of consent; ``missing``: from when on that is missing, where the policy then ends it.
     """
 
     name: str
@@ -43,11 +44,15 @@ class Reason:
     happened: datetime | None
     own: datetime | None
     ends: datetime | None
+    withheld: bool = False
+    missing: datetime | None = None
 
     def __str__(self) -> str:
+        withheld = "; consent is missing" if self.withheld else ""
         if not self.event:
-            return f"{self.name}: for ever"
+            return f"{self.name}: for ever{withheld}"
         happened = f"{self.event} {_said(self.happened)}" if self.happened else f"{self.event} has not happened"
+        happened += f"; without consent from {_said(self.missing)}" if self.missing else withheld
         ends = ("; its own end" if self.own else ", ends") + f" {_said(self.ends)}" if self.ends else ""
         return f"{self.name}: {self.period} after {self.event}; {happened}{ends}"
 
@@ -123,7 +128,7 @@ def explain(
 def _field(target: Target, facts: RowFacts, now: datetime) -> Part:
     assert target.rule is not None
     purposes, duties = clauses([target.rule])
-    lifetime = lifetime_of(target.rule, facts.events, held=bool(facts.holds), now=now)
+    lifetime = lifetime_of(target.rule, facts.events, held=bool(facts.holds), now=now, withheld=facts.withheld)
     name = f"{target.table.fullname}.{target.field}"
     stored = facts.stored[str(target.field)]
     return _part(name, lifetime, purposes, duties, facts, now, label(target.technique), stored=stored)
@@ -134,9 +139,14 @@ def _row(guard: Guard, table: Table, facts: RowFacts, now: datetime) -> Part | N
     if technique is None:
         return None
     purposes, duties = clauses(table_rules(guard, table))
-    held = bool(facts.holds)
     lifetime = field_lifetime(
-        purposes=purposes, duties=duties, events=facts.events, technique=Delete(), held=held, now=now
+        purposes=purposes,
+        duties=duties,
+        events=facts.events,
+        technique=Delete(),
+        held=bool(facts.holds),
+        now=now,
+        withheld=facts.withheld,
     )
     return _part(table.fullname, lifetime, purposes, duties, facts, now, "deleted", stored=True)
 
@@ -155,7 +165,7 @@ def _part(
     events = facts.events
     unneeded, over = last_end(purposes, events), last_end([*purposes, *duties], events)
     rule, since = lifetime.rule, over
-    if lifetime.status is Status.KEEP:
+    if lifetime.status is Status.KEEP or (lifetime.status is Status.RESTRICT and lifetime.rule == MISSING):
         since = None
     elif lifetime.status is Status.RESTRICT and (over is None or over > now):  # by a duty; or else by a hold
         rule, since = f"duty {rule}", unneeded
@@ -163,14 +173,15 @@ def _part(
     known = [moment for moment in ends_of if moment is not None]
     goes = max(known) if len(known) == len(ends_of) else None
     named = [*((each.name, each) for each in purposes), *((f"duty {each.name}", each) for each in duties)]
-    reasons = tuple(_reason(*each, events) for each in named)
+    reasons = tuple(_reason(*each, facts) for each in named)
     return Part(name, lifetime.status, rule, since, lifetime.until, goes, becomes, stored, reasons)
 
 
-def _reason(name: str, clause: Clause, events: EventTimes) -> Reason:
-    period = str(clause.period) if clause.period is not None else ""
+def _reason(name: str, clause: Clause, facts: RowFacts) -> Reason:
+    period, events = str(clause.period) if clause.period is not None else "", facts.events
     happened, own = events.get(clause.event), events.get(clause.until)
-    return Reason(name, period, clause.event, happened, own, ends(clause, events))
+    missing = next(filter(None, (events.get(event) for event, _ in clause.lapses)), None)
+    return Reason(name, period, clause.event, happened, own, ends(clause, events), name in facts.withheld, missing)
 
 
 def _lines(part: Part) -> list[str]:

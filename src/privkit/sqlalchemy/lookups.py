@@ -64,8 +64,9 @@ def no_consent(table: Table) -> ConsentRequired:
     """Build the error for a child's row without consent."""
     return ConsentRequired(
         f"A row of {table.name} is about a child, or somebody who may be one, without consent for this purpose.",
-        "Nothing of a child is stored without a parent's consent.",
-        "Record it first: privacy.consent.grant(session, subject=..., purposes={...}, guardian=..., method=...).",
+        "Nothing of a child is stored without a parent's consent, nor on one that ended when the child came of age.",
+        "Record it first: privacy.consent.grant(session, subject=..., purposes={...}, guardian=..., method=...).\n"
+        "Somebody who has come of age is the own guardian: guardian=subject.",
         table=table.name,
     )
 

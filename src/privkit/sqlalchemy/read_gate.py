@@ -101,7 +101,7 @@ def check(guard: Guard, facts: Facts, scope: purposes.Scope | None) -> None:
     for field in facts.uncovered.values():
         if guard.rule(field).sealed:
             raise search_refused(field, "sorting or computing")
-        if any(guard.rule(field).keeps):
+        if any(guard.rule(field).keeps) or guard.rule(field).child_off:
             error = StatementRefused(
                 f"{field} is sorted or computed with, where its expiry cannot be applied.",
                 "A value whose lifetime has ended would still decide the result.",

@@ -21,7 +21,7 @@ from privkit.crypto import SubjectKey
 from privkit.crypto.envelope import KEY_ID_SIZE
 from privkit.errors import KeyringError, MappingError, SealedError, ShreddedError
 from privkit.purposes import internally
-from privkit.sqlalchemy import consents, keystore, ledger, tables, waiting
+from privkit.sqlalchemy import consent_subjects, keystore, ledger, tables, waiting
 from privkit.sqlalchemy.destroy import destroy_epochs, destroy_keys, key_columns, keyset, require_rows
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.mapping import KEY_COLUMN
@@ -219,12 +219,13 @@ def _replaced(
     counts = {each.name: _reseal_under(connection, each, subject, subject, key) for each in work}
     for table in _subject_tables(guard):
         connection.execute(update(table).where(table.c[KEY_COLUMN] == subject).values({KEY_COLUMN: key.id}))
-    for name in (tables.HOLD, tables.CONSENT):
+    for name in (tables.HOLD, tables.CONSENT, tables.REQUEST):
         table = guard.own_table(name)
         connection.execute(update(table).where(table.c.subject == subject).values(subject=key.id))
-    was, becomes = (consents.guardian_token(connection, guard, each) for each in (subject, key.id))
-    consent = guard.own_table(tables.CONSENT)
-    connection.execute(update(consent).where(consent.c.guardian == was).values(guardian=becomes))
+    was, becomes = (consent_subjects.guardian_token(connection, guard, each) for each in (subject, key.id))
+    for name in (tables.CONSENT, tables.REQUEST):
+        table = guard.own_table(name)
+        connection.execute(update(table).where(table.c.guardian == was).values(guardian=becomes))
     line = {"subject": subject.hex(), "key": key.id.hex(), "count": sum(counts.values())}
     ledger.append(connection, guard, "resealed", line)
     return key.id, counts

@@ -14,14 +14,16 @@ from privkit.sqlalchemy.guard import Guard, own_alias
 Now = Callable[[], datetime]
 
 
-def spared(guard: Guard, table: Table, at: FromClause, now: Now) -> ColumnElement[bool]:
+def spared(guard: Guard, table: Table, at: FromClause, now: Now, *, free: bool = False) -> ColumnElement[bool]:
     """Return SQL that is true for rows that a hold keeps from deletion: held ones, and those with which one would go.
 
-    ``at``: ``table`` or an alias of it.
+    ``at``: ``table`` or an alias of it. ``free``: only the latter.
     """
     blocking = references.blocking(guard, table)
     cleared = [foreign for foreign in references.dependants(table) if foreign not in blocking]
-    return or_(holds.held(guard, table, at, now), *(_clears_held(guard, foreign, at, now) for foreign in cleared))
+    found = [] if free else [holds.held(guard, table, at, now)]
+    found += [_clears_held(guard, foreign, at, now) for foreign in cleared]
+    return or_(false(), *found)
 
 
 def free(guard: Guard, table: Table, now: Now | None = None) -> ColumnElement[bool]:

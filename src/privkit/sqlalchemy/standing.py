@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, time
 from typing import Any
 
@@ -22,26 +23,82 @@ from sqlalchemy import (
 )
 
 from privkit.clock import as_utc
-from privkit.consent.state import ASKED, GIVEN, LAPSED, NO
+from privkit.consent.state import ASKED, ENDED, GIVEN, IN_PERSON, LAPSED, NO
 from privkit.policy import ConsentTerms
 
 Now = Callable[[], datetime]
 
 
-def given(consent: Table, subject: Any, purpose: str, terms: ConsentTerms, now: Now) -> ColumnElement[bool]:
-    """Return SQL that is true where consent to a purpose counts. ``subject``: the key id, as SQL."""
-    said, no = consent.alias("privkit_said"), consent.alias("privkit_no")
-    theirs = said.c.subject == subject, said.c.purpose == purpose, said.c.event == GIVEN
-    yes = select(1).where(*theirs, not_(_replaced(consent, said)), *_counting(said, terms, now))
-    against = select(1).where(no.c.subject == subject, no.c.purpose == purpose, *_standing(consent, no))
-    return and_(exists(yes.correlate_except(said)), not_(exists(against.correlate_except(no))))
+def given(
+    consent: Table, subject: Any, purpose: str, terms: ConsentTerms, now: Now, *, in_person: bool = False
+) -> ColumnElement[bool]:
+    """Return SQL that is true where consent to a purpose counts. ``subject``: the key id, as SQL.
+
+    ``in_person``: the data subject came of age, and the own word alone counts.
+    """
+    no = consent.alias("privkit_no")
+    yes = _yes(consent, subject, purpose, terms if not in_person else replace(terms, methods=None), now, in_person)
+    heard = [no.c.guardian.is_(None) | (no.c.guardian == IN_PERSON)] if in_person else []
+    against = select(1).where(no.c.subject == subject, no.c.purpose == purpose, *heard)
+    against = against.where(no.c.event.in_(NO), not_(_overcome(consent, no, in_person=in_person)))
+    return and_(yes, not_(exists(against.correlate_except(no))))
+
+
+def spoken(consent: Table, subject: Any, purpose: str, *, in_person: bool = False) -> ColumnElement[bool]:
+    """Return SQL that is true where there is any word on a purpose; ``in_person``: an answer of the data subject's."""
+    word = consent.alias("privkit_word")
+    found = select(1).where(word.c.subject == subject, word.c.purpose == purpose)
+    if in_person:
+        found = found.where(word.c.guardian == IN_PERSON, word.c.event != ASKED)
+    return exists(found.correlate_except(word))
 
 
 def withdrawn_at(consent: Table, subject: Any, purpose: str) -> Any:
-    """Return SQL for when consent to a purpose was refused or withdrawn; NULL where no such word stands."""
+    """Return SQL for when consent to a purpose was refused or withdrawn, or when it was recorded that the last ended.
+
+    NULL where nothing of the kind stands. What the data subject consents to after it came of age undoes it as well.
+    """
     no = consent.alias("privkit_no")
     theirs = no.c.subject == subject, no.c.purpose == purpose
-    return select(func.max(no.c.at)).where(*theirs, *_standing(consent, no)).correlate_except(no).scalar_subquery()
+    stands = and_(no.c.event.in_(NO), not_(_overcome(consent, no)))
+    ended = and_(no.c.event.in_(ENDED), not_(_yes(consent, subject, purpose)))
+    own, of_those = _later(consent, no)
+    own_yes = exists(
+        select(1).where(*of_those, own.c.event == GIVEN, own.c.guardian == IN_PERSON).correlate_except(own)
+    )
+    query = select(func.max(no.c.at)).where(*theirs, or_(stands, ended), not_(own_yes))
+    return query.correlate_except(no).scalar_subquery()
+
+
+def asked_at(consent: Table, subject: Any, purpose: str) -> Any:
+    """Return SQL for when consent to a purpose was first asked for without any answer since; NULL: there is one."""
+    asked = consent.alias("privkit_asked")
+    later, of_those = _later(consent, asked)
+    answered = exists(select(1).where(*of_those, later.c.event != ASKED).correlate_except(later))
+    theirs = asked.c.subject == subject, asked.c.purpose == purpose, asked.c.event == ASKED
+    query = select(func.min(asked.c.at)).where(*theirs, not_(answered), not_(_yes(consent, subject, purpose)))
+    return query.correlate_except(asked).scalar_subquery()
+
+
+def _yes(
+    consent: Table,
+    subject: Any,
+    purpose: str,
+    terms: ConsentTerms | None = None,
+    now: Now | None = None,
+    in_person: bool | None = None,
+) -> ColumnElement[bool]:
+    """SQL that is true where a consent was given that no later word replaces, and which counts by ``terms``.
+
+    ``in_person``: by the data subject, or by a guardian; None: by either.
+    """
+    said = consent.alias("privkit_said")
+    found = select(1).where(said.c.subject == subject, said.c.purpose == purpose, said.c.event == GIVEN)
+    if in_person is not None:
+        found = found.where(said.c.guardian == IN_PERSON if in_person else said.c.guardian != IN_PERSON)
+    if terms is not None and now is not None:
+        found = found.where(*_counting(said, terms, now))
+    return exists(found.where(not_(_replaced(consent, said))).correlate_except(said))
 
 
 def _counting(said: FromClause, terms: ConsentTerms, now: Now) -> list[ColumnElement[bool]]:
@@ -71,12 +128,14 @@ def _replaced(consent: Table, said: FromClause) -> ColumnElement[bool]:
     return exists(select(1).where(*of_those, later.c.event != ASKED, same).correlate_except(later))
 
 
-def _standing(consent: Table, no: FromClause) -> list[ColumnElement[bool]]:
-    """Of a refusal or withdrawal: that nothing later ends it."""
+def _overcome(consent: Table, no: FromClause, *, in_person: bool = False) -> ColumnElement[bool]:
+    """Of a refusal or withdrawal: that something later ends it; ``in_person``: that the data subject said."""
     later, of_those = _later(consent, no)
     gone = and_(later.c.event == LAPSED, later.c.guardian == no.c.guardian)
     since = func.coalesce(no.c.claimed_at, no.c.at)
     newer = and_(later.c.at != no.c.at, or_(later.c.claimed_at.is_(None), later.c.claimed_at > since))
     same = or_(no.c.guardian.is_(None), later.c.guardian == no.c.guardian)
-    ended = select(1).where(*of_those, or_(gone, and_(later.c.event == GIVEN, same, newer)))
-    return [no.c.event.in_(NO), not_(exists(ended.correlate_except(later)))]
+    ends = or_(gone, and_(later.c.event == GIVEN, same, newer))
+    if in_person:
+        ends = and_(ends, later.c.guardian == IN_PERSON)
+    return exists(select(1).where(*of_those, ends).correlate_except(later))

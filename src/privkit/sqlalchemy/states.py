@@ -1,8 +1,8 @@
-"""Why a field of a loaded row reads as it does: set, never set, expired, restricted, and by which rule."""
+"""Why a field of a loaded row reads as it does: set, never set, expired, restricted or off, and by which rule."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,7 +15,7 @@ from privkit.errors import MappingError
 from privkit.lifetime import Clause, EventTimes, Lifetime, Status, field_lifetime
 from privkit.markers import Technique
 from privkit.policy import FieldRule, Keep
-from privkit.sqlalchemy import row_facts
+from privkit.sqlalchemy import row_facts, switches
 from privkit.sqlalchemy.due import Target
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.types import original
@@ -25,7 +25,8 @@ from privkit.sqlalchemy.types import original
 class FieldState:
     """``word`` is set, never set, restricted or expired; ``rule`` decided it; ``until``: when it changes next, or None.
 
-    An expired field may still lie on disk until the purge reaches it: ``stored`` says whether it does.
+    ``off``: switched off, in a child's row, for the purpose in force; ``rule`` is then its category. An
+    expired field may still lie on disk until the purge reaches it: ``stored`` says whether it does.
     """
 
     word: str
@@ -53,15 +54,26 @@ def field_state(guard: Guard, instance: Any, name: str) -> FieldState:
     if facts is None:
         raise ObjectDeletedError(state)
     there = facts.stored[column.name]
-    lifetime = lifetime_of(rule, facts.events, held=bool(facts.holds), now=guard.now())
+    held = bool(facts.holds)
+    lifetime = lifetime_of(rule, facts.events, held=held, now=guard.now(), withheld=facts.withheld)
+    if (
+        there
+        and lifetime.status is Status.KEEP
+        and switches.is_off(session.connection(), guard, rule.field, table, key)
+    ):
+        return FieldState("off", f"child: off for {rule.field.marker.category}", None, there)
     return FieldState(_word(lifetime, stored=there), lifetime.rule, lifetime.until, there)
 
 
-def lifetime_of(rule: FieldRule, events: EventTimes, *, held: bool, now: datetime) -> Lifetime:
+def lifetime_of(
+    rule: FieldRule, events: EventTimes, *, held: bool, now: datetime, withheld: Collection[str] = ()
+) -> Lifetime:
     """Ask the one function that decides lifetimes about a field's rules."""
     technique: Technique = rule.field.marker.then
     purposes, duties = clauses([rule])
-    return field_lifetime(purposes=purposes, duties=duties, events=events, technique=technique, held=held, now=now)
+    return field_lifetime(
+        purposes=purposes, duties=duties, events=events, technique=technique, held=held, now=now, withheld=withheld
+    )
 
 
 def clauses(rules: Iterable[FieldRule]) -> tuple[list[Clause], list[Clause]]:
@@ -78,7 +90,10 @@ def _keys(table: Table, mapper: Any) -> list[Any]:
 
 
 def _clause(name: str, keep: Keep | None) -> Clause:
-    return Clause(name, keep.period, keep.after, keep.until) if keep else Clause(name, None, "")
+    if keep is None:
+        return Clause(name, None, "")
+    lapses = tuple((lapse.event, lapse.period) for lapse in keep.lapses)
+    return Clause(name, keep.period, keep.after, keep.until, lapses)
 
 
 def _word(lifetime: Lifetime, *, stored: bool) -> str:

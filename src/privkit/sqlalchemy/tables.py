@@ -21,7 +21,8 @@ from sqlalchemy import (
 
 KEY, EPOCH = "privkit_key", "privkit_epoch"
 LEDGER, HOLD, HOLD_ROW, CONSENT = "privkit_ledger", "privkit_hold", "privkit_hold_row", "privkit_consent"
-OBSERVATION, OUTBOX = "privkit_observation", "privkit_outbox"
+REQUEST, OBSERVATION, OUTBOX = "privkit_consent_request", "privkit_observation", "privkit_outbox"
+SWITCH = "privkit_switch"
 OBSERVED_NAMES = {"outcome": 12, "field": 200, "purpose": 200, "place": 200}
 """What is counted, with the longest texts: together they are a primary key in every database."""
 
@@ -137,6 +138,22 @@ def _consent(metadata: MetaData) -> None:
     Index("ix_privkit_consent_guardian", consent.c.guardian)
 
 
+def _request(metadata: MetaData) -> None:
+    request = Table(
+        REQUEST,
+        metadata,
+        Column("id", LargeBinary(16), primary_key=True, comment="random; the token names it"),
+        Column("subject", LargeBinary(16), nullable=False),
+        Column("guardian", LargeBinary(16), nullable=False, comment="keyed token of the guardian's reference"),
+        Column("purposes", Text, nullable=False, comment="their names as a JSON list"),
+        Column("notice", String(60)),
+        Column("locale", String(60)),
+        Column("asked_at", DateTime(timezone=True), nullable=False),
+        Column("closed_at", DateTime(timezone=True), comment="answered, or called back; NULL: its token answers"),
+    )
+    Index("ix_privkit_consent_request_subject", request.c.subject)
+
+
 def _observation(metadata: MetaData) -> None:
     names = (Column(name, String(length), primary_key=True) for name, length in OBSERVED_NAMES.items())
     Table(
@@ -162,6 +179,16 @@ def _outbox(metadata: MetaData) -> None:
     )
 
 
+def _switch(metadata: MetaData) -> None:
+    Table(
+        SWITCH,
+        metadata,
+        Column("subject", LargeBinary(16), primary_key=True),
+        Column("purpose", String(200), primary_key=True),
+        Column("on_until", DateTime(timezone=True), nullable=False),
+    )
+
+
 _DEFINED: dict[str, Callable[[MetaData], None]] = {
     KEY: _key,
     EPOCH: _epoch,
@@ -169,6 +196,8 @@ _DEFINED: dict[str, Callable[[MetaData], None]] = {
     HOLD: _hold,
     HOLD_ROW: _hold_row,
     CONSENT: _consent,
+    REQUEST: _request,
     OBSERVATION: _observation,
     OUTBOX: _outbox,
+    SWITCH: _switch,
 }

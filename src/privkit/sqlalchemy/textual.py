@@ -121,6 +121,8 @@ def _refusal(guard: Guard, scope: Scope | None, touched: Touched, *, writes: boo
             return _refused(str(field), "What text stores is not checked: consent, owner, event times.", field.id)
         if any(term.purpose.keep for term in guard.rule(field).terms):
             return _refused(str(field), "Its values expire, and text would return them all the same.", field.id)
+        if guard.rule(field).child_off:
+            return _refused(str(field), "It is off for children, and text would return theirs.", field.id)
     if touched.fields:
         for table in criteria.criteria_for(guard, scope).tables & touched.tables:
             return _refused(table.name, "It has rows that may not be seen now, and text would return them.", table.name)

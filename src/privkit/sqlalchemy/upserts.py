@@ -191,7 +191,7 @@ def _meet_rows(
     moments = {column.key: name for name, column in epochs.divided(guard, table, upsert.guarded)}
     upsert.targets = [_target(upsert, row) for row in rows]
     _lock(upsert, connection)
-    kept = [*upsert.owners, *upsert.ages, *moments]
+    kept = [*upsert.owners, *upsert.ages, *([ADULT_COLUMN] if upsert.ages else []), *moments]
     upsert.stored = _stored(upsert, connection, [each for each in upsert.targets if each is not None], kept)
     if upsert.stored and any(moment in upsert.sets and name not in upsert.sets for moment, name in moments.items()):
         raise _left_behind(table, "would move rows to another epoch", upsert.sealed)
@@ -227,8 +227,7 @@ def _meet(upsert: Upsert, row: dict[str, Any], stored: _Stored, moments: list[st
             row[name] = stored.values[name]
     if upsert.ages:
         together = {name: row[name] if name in upsert.sets else stored.values[name] for name in upsert.ages}
-        children.store_ages(upsert.guard, upsert.table, [together])
-        row[ADULT_COLUMN] = together[ADULT_COLUMN]
+        row[ADULT_COLUMN] = children.changed_day(upsert.guard, upsert.table, together, stored.values[ADULT_COLUMN])
 
 
 def _check_owner(upsert: Upsert, row: Mapping[str, Any], stored: _Stored) -> None:

@@ -1,8 +1,8 @@
 """What a statement may see of rows and fields at this instant, as SQL that asks the clock when it runs.
 
-A field past its purpose's keep reads as NULL inside a living row (``readable``); a comparison on it is false
-(``unexpired``). A row past the lifetime of all its fields, or of a child without consent, is not selected
-(``row_visible``). The binds are callables, so a compiled statement stays cached while time and purpose change.
+A field past its purpose's keep, or off for a child, reads as NULL inside a living row (``readable``); a comparison
+on it is false (``unexpired``). A row past the lifetime of all its fields, or of a child without consent, is not
+selected (``row_visible``). The binds are callables, so a compiled statement stays cached while time and purpose change.
 """
 
 from __future__ import annotations
@@ -30,9 +30,11 @@ from privkit import purposes
 from privkit.clock import as_utc
 from privkit.errors import StatementRefused
 from privkit.policy import FieldRule, Keep
-from privkit.sqlalchemy import pairs
+from privkit.policy.lapses import Lapse
+from privkit.sqlalchemy import pairs, switches
 from privkit.sqlalchemy.events import MAXIMUM, MINIMUM, event_time, stored
 from privkit.sqlalchemy.guard import Guard
+from privkit.sqlalchemy.lapses import missing_since
 from privkit.sqlalchemy.ownership import owner_key
 from privkit.sqlalchemy.registry import executing
 from privkit.sqlalchemy.search import search_refused
@@ -66,7 +68,7 @@ def readable(column: ColumnElement[Any], kind: Guarded) -> ColumnElement[Any]:
         if kind.sealed or kind.field.id not in guard.observations.fields:
             raise
         return column  # observed: the read gate counts it
-    dead = expired(guard, kind, table, at)
+    dead = unreadable(guard, kind, table, at)
     if not kind.sealed:
         return column if dead is None else type_coerce(case((dead, None), else_=column), kind)
     stored_bytes = type_coerce(column, LargeBinary())
@@ -89,7 +91,7 @@ def live(attribute: Any) -> ColumnElement[Any]:
     if kind.sealed:
         raise search_refused(kind.field, "sorting or computing")
     table, at = _standing(column, kind)
-    dead = expired(kind.guard, kind, table, at)
+    dead = unreadable(kind.guard, kind, table, at)
     shown = type_coerce(covered(column), kind.plain)
     return trusted(shown if dead is None else case((dead, None), else_=shown))
 
@@ -108,18 +110,26 @@ def unexpired(column: ColumnElement[Any], kind: Guarded) -> ColumnElement[Any] |
 
 
 def _unexpired(guard: Guard, column: ColumnElement[Any], kind: Guarded) -> ColumnElement[Any] | None:
-    anchors = _anchors(guard, kind)
-    if not anchors:
+    anchors, found = _anchors(guard, kind), []
+    if not anchors and not guard.rule(kind.field).child_off:
         return None
     table, at = _standing(column, kind)
-    dead = _all_ended(guard, kind, table, at, anchors)
-    return trusted(not_(dead) if len(anchors) > 1 else or_(not_(dead), dead.is_(None)))
+    if anchors:
+        dead = _all_ended(guard, kind, table, at, anchors)
+        found.append(not_(dead) if len(anchors) > 1 else or_(not_(dead), dead.is_(None)))
+    if (off := switches.off(guard, kind.field, table, at)) is not None:
+        found.append(not_(off))
+    return trusted(and_(*found)) if found else None
 
 
-def expired(guard: Guard, kind: Guarded, table: Table, at: FromClause) -> ColumnElement[bool] | None:
-    """Return SQL that is true when no purpose in force may see the field any more; None: it never expires."""
-    anchors = _anchors(guard, kind)
-    return _all_ended(guard, kind, table, at, anchors) if anchors else None
+def unreadable(guard: Guard, kind: Guarded, table: Table, at: FromClause) -> ColumnElement[bool] | None:
+    """Return SQL that is true where no purpose in force may see the field: it has expired, or is off for a child.
+
+    None: neither can be.
+    """
+    anchors, off = _anchors(guard, kind), switches.off(guard, kind.field, table, at)
+    dead = _all_ended(guard, kind, table, at, anchors) if anchors else None
+    return dead if off is None else off if dead is None else or_(dead, off)
 
 
 def _all_ended(guard: Guard, kind: Guarded, table: Table, at: FromClause, anchors: list[Anchor]) -> ColumnElement[bool]:
@@ -169,14 +179,33 @@ def all_passed(
     guard: Guard, table: Table, at: FromClause, keeps: list[Keep | None], now: Now
 ) -> ColumnElement[bool] | None:
     """Return SQL that is true when every one of ``keeps`` has passed for a row; None: one of them is for ever."""
-    longest: dict[Anchor, list[Keep]] = {}
+    longest: dict[tuple[Anchor, tuple[Lapse, ...]], list[Keep]] = {}
     for keep in keeps:
         if keep is None:
             return None
-        longest.setdefault(keep.anchor, []).append(keep)
+        longest.setdefault((keep.anchor, keep.lapses), []).append(keep)
     if not longest:
         return None
-    return and_(*(_ended(guard, table, at, anchor, _of(group, now)) for anchor, group in sorted(longest.items())))
+    return and_(*(_passed(guard, table, at, group, now) for _, group in sorted(longest.items(), key=_by_anchor)))
+
+
+def _by_anchor(each: tuple[tuple[Anchor, tuple[Lapse, ...]], list[Keep]]) -> tuple[Anchor, list[str]]:
+    (anchor, lapses), _ = each
+    return anchor, [lapse.event for lapse in lapses]
+
+
+def _passed(guard: Guard, table: Table, at: FromClause, keeps: list[Keep], now: Now) -> ColumnElement[bool]:
+    """SQL for keeps that count from the same, and which the same lapses end."""
+    passed = _ended(guard, table, at, keeps[0].anchor, _of(keeps, now))
+    lapsed = [
+        _lapsed(since, lapse, now) for lapse in keeps[0].lapses for since in missing_since(guard, table, at, lapse, now)
+    ]
+    return or_(passed, *lapsed) if lapsed else passed
+
+
+def _lapsed(since: ColumnElement[Any], lapse: Lapse, now: Now) -> ColumnElement[bool]:
+    kind = plain_type(since)
+    return since <= bindparam(None, callable_=lambda: stored(lapse.period.cutoff(now()), kind), type_=kind)
 
 
 def _of(keeps: list[Keep], now: Now) -> Cutoff:

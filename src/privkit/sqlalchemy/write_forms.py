@@ -160,9 +160,13 @@ def with_rows(statement: Insert, rows: Parameters) -> Any:
 def check_expression(
     guard: Guard, table: Table, name: str, kind: Guarded | None, value: Any, rows: Parameters | None = None
 ) -> None:
-    """Only an unsealed field without a search may be computed by the database, and only for a purpose that needs it."""
+    """Only an unsealed field without a search may be computed by the database, and only for a purpose that needs it.
+
+    Not one that is off for children: whom it is about would not be known.
+    """
     marker = kind.field.marker if kind is not None else None
-    if kind is not None and not kind.sealed and marker and marker.search is None and marker.adopting is None:
+    computable = kind is not None and not kind.sealed and not guard.rule(kind.field).child_off
+    if computable and kind and marker and marker.search is None and marker.adopting is None:
         check_purpose(guard, kind)
         for bind in (each for each in visitors.iterate(value) if isinstance(each, BindParameter)):
             for row in rows or [{}]:

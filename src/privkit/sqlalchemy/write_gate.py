@@ -31,7 +31,7 @@ from privkit.crypto import SubjectKey
 from privkit.crypto.aead import nonces
 from privkit.deidentify import leaves_residue, refuse_reduced
 from privkit.errors import StatementRefused
-from privkit.sqlalchemy import children, defaults, double, epochs, keystore, pairs, twins, upserts
+from privkit.sqlalchemy import children, defaults, double, epochs, keystore, pairs, switches, twins, upserts
 from privkit.sqlalchemy.guard import Guard, own_alias
 from privkit.sqlalchemy.index import hash_for
 from privkit.sqlalchemy.lookups import among, chunks, footing_at, hold_consent, no_consent, read
@@ -155,6 +155,8 @@ def _seal_insert(
         owners = _owners_of_new_rows(guard, connection, table, parameters)
     else:
         owners = [None] * len(parameters)
+    whose = [{key.id} if key is not None else () for key in owners]
+    switches.refuse(guard, connection, table, guarded, parameters, whose)
     _seal_rows(guard, connection, table, guarded, parameters, owners, {})
     return owners
 
@@ -255,6 +257,7 @@ def _seal_update(
 ) -> Any:
     """Seal an UPDATE's values for the one data subject that each parameter set reaches."""
     sealed = [name for name, kind in guarded.items() if kind.sealed]
+    single = [name for name, kind in guarded.items() if kind.sealed or switches.subject_off(guard, kind.field, table)]
     found = [_subjects_reached(guard, connection, table, statement, row) for row in parameters]
     if all(not ids for ids in found):
         return _matching_nothing(statement, parameters, guarded)
@@ -262,15 +265,18 @@ def _seal_update(
     if KEY_COLUMN in table.columns:
         children.store_changed_ages(guard, connection, table, statement, parameters)
     for row, ids in zip(parameters, found, strict=True):
-        if len(ids) > 1 and any(row.get(name) is not None for name in sealed):
+        if len(ids) > 1 and any(row.get(name) is not None for name in single):
             raise StatementRefused(
-                f"One UPDATE of {table.name} would set a sealed field for {len(ids)} or more data subjects.",
-                "A value is sealed for one data subject; for the others it would not open.",
+                f"One UPDATE of {table.name} would set a field for {len(ids)} or more data subjects that is sealed, or "
+                "off for children.",
+                "A value is sealed for one data subject, and switched on for one.",
                 "Update by primary key: session.execute(update(Model), [{'id': 1, ...}, {'id': 2, ...}]).",
                 table=table.name,
             )
         key = keys.get(next(iter(ids), None) or b"")
-        owner = _new_owner(guard, connection, table, row, ids, sealed) or key
+        owner = (_new_owner(guard, connection, table, row, ids, sealed) if single else None) or key
+        whose = {each for each in ids if each is not None} | ({owner.id} if owner is not None else set())
+        switches.refuse(guard, connection, table, guarded, [row], [whose])
         known = epochs.of_stored_rows(guard, connection, table, guarded, statement, row)
         _seal_rows(guard, connection, table, guarded, [row], [owner], known)
     return _while_theirs(guard, table, statement, parameters, found, sealed)
@@ -337,7 +343,7 @@ def _new_owner(
 
     A row that had no owner holds nothing sealed; another changes its owner only together with all sealed fields.
     """
-    if KEY_COLUMN in table.columns or not sealed:
+    if KEY_COLUMN in table.columns:
         return None
     step = hop(guard, table)
     assert step is not None

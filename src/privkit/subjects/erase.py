@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, select
 from privkit.errors import InvalidValue, PlanError
 from privkit.purposes import internally
 from privkit.retention import files
-from privkit.sqlalchemy import consents, destroy, erasure, ledger
+from privkit.sqlalchemy import consent_recording, consent_subjects, destroy, erasure, ledger
 from privkit.sqlalchemy.finality import Finality, finality
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.physical import Physical, settle
@@ -95,7 +95,9 @@ _Done = tuple[int, int, Mapping[str, str], Finality | None]
 
 def _erased(connection: Connection, guard: Guard, key_id: bytes, who: str) -> _Done:
     _refuse_held(connection, guard, key_id)
-    consents.lapse(connection, guard, consents.guardian_token(connection, guard, key_id))  # no child is left unattended
+    consent_recording.lapse(
+        connection, guard, consent_subjects.guardian_token(connection, guard, key_id)
+    )  # no child is left unattended
     kept = erasure.kept(connection, guard, key_id)
     rows = 0 if kept else erasure.delete(connection, guard, [key_id])
     fields = erasure.suppress(connection, guard, [key_id], on_duty=kept)
@@ -116,7 +118,7 @@ def _ended(guard: Guard, engine: Engine, key_id: bytes, done: _Done) -> Erasure:
 
 
 def _known(connection: Connection, guard: Guard, subject: object) -> bytes:
-    key_id = bytes(subject) if isinstance(subject, bytes) else consents.key_of(connection, subject)
+    key_id = bytes(subject) if isinstance(subject, bytes) else consent_subjects.key_of(connection, subject)
     table = guard.own_table(KEY)
     if connection.execute(select(table.c.id).where(table.c.id == key_id)).first() is None:
         raise InvalidValue(

@@ -11,7 +11,7 @@ from privkit import retention
 from privkit.errors import LedgerError
 from privkit.purposes import internally
 from privkit.retention import Run
-from privkit.retention.batches import Progress
+from privkit.retention.job import Progress
 from privkit.sqlalchemy import destroy, erasure, ledger
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.tables import LEDGER
