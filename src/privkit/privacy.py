@@ -23,14 +23,27 @@ from privkit.purpose_block import PurposeBlock
 from privkit.retention import Limits, Plan, Run
 from privkit.retention.files import Files, finish
 from privkit.retention.job import Progress
-from privkit.sqlalchemy import Guard, adoption, ledger, mapping, observations, protect, replicas, reseal, rewrap, scan
+from privkit.sqlalchemy import (
+    Guard,
+    adoption,
+    ledger,
+    mapping,
+    observations,
+    protect,
+    receipts,
+    replicas,
+    reseal,
+    rewrap,
+    scan,
+)
 from privkit.sqlalchemy.adoption import Adoption, Moved
 from privkit.sqlalchemy.adoption import Progress as Sealing
 from privkit.sqlalchemy.ages import Ages, count_ages
 from privkit.sqlalchemy.consents import ConsentLedger
 from privkit.sqlalchemy.documents import TableKeys
-from privkit.sqlalchemy.explain import Explanation, explain
+from privkit.sqlalchemy.explain import Explanation, explain, table_named
 from privkit.sqlalchemy.observations import Observation
+from privkit.sqlalchemy.receipts import Receipt
 from privkit.sqlalchemy.reseal import Resealed
 from privkit.sqlalchemy.rewrap import KeyStatus, Rotation
 from privkit.sqlalchemy.states import FieldState, field_state
@@ -180,6 +193,16 @@ class Privacy(Holding):
         self._ours(engine)
         with engine.connect() as connection:
             return explain(self.guard, connection, model, key, at)
+
+    def receipts(self, engine: Engine, model: Any, key: Any) -> list[Receipt]:
+        """Say when and by which rule runs destroyed a row or values of it, where the policy has ``runs.receipts``.
+
+        ``model``, ``key``: as for ``explain``. The oldest first. Raises MappingError, and LedgerError for altered receipts.
+        """
+        self._ours(engine)
+        table = table_named(self.guard, model)
+        with engine.connect() as connection:
+            return receipts.find(connection, self.guard, table, key if isinstance(key, tuple) else (key,))
 
     def plan(self, engine: Engine, *, at: datetime | None = None) -> Plan:
         """Return what is due at ``at`` (aware; default: now). Nothing is changed. Raises PlanError."""

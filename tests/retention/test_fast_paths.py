@@ -162,9 +162,9 @@ def heap(pg_url: str, tmp_path: Path) -> Iterator[Hotel]:
     yield from _hotel(pg_url, tmp_path)
 
 
-def _hotel(url: str, folder: Path) -> Iterator[Hotel]:
+def _hotel(url: str, folder: Path, rules: str = POLICY) -> Iterator[Hotel]:
     policy = folder / "hotel.yaml"
-    policy.write_text(POLICY, encoding="utf-8")
+    policy.write_text(rules, encoding="utf-8")
     privacy = Privacy(policy, Base, FileKeyring.create(folder / "hotel.json"), clock=lambda: NOW)
     engine = create_engine(url)
     privacy.protect(engine)

@@ -91,7 +91,7 @@ def _read(path: Path, node: Node, folder: Path, problems: list[Problem]) -> Poli
     keys = found.table("keys", {"roll": "P90D"})
     key_roll = keys.period("roll") if keys is not None else None
     backups = found.period("backups")
-    share, drop_partitions = _runs(found)
+    share, drop_partitions, receipts = _runs(found)
     holds = _holds(found)
     notices = read_notices(found, list(purposes))
     default_age = rules.default_age or _no_default(reading)
@@ -118,6 +118,7 @@ def _read(path: Path, node: Node, folder: Path, problems: list[Problem]) -> Poli
         offered_in=rules.offered_in,
         largest_share=share,
         drop_partitions=drop_partitions,
+        receipts=receipts,
         backups=backups,
         holds=holds,
         notices=notices,
@@ -153,13 +154,18 @@ def _enforcement(found: Section) -> tuple[str, dict[str, str]]:
     return default or ENFORCEMENT[0], tables
 
 
-def _runs(found: Section) -> tuple[int, bool]:
-    """Read the largest share of a table, and whether partitions are dropped whole."""
-    runs = found.table("runs", {}, ("largest_share", "drop_partitions"))
+def _runs(found: Section) -> tuple[int, bool, bool]:
+    """Read the largest share of a table, whether partitions are dropped whole, and whether rows leave receipts."""
+    flags = ("drop_partitions", "receipts")
+    runs = found.table("runs", {}, ("largest_share", *flags))
     if runs is None:
-        return LARGEST_SHARE, False
+        return LARGEST_SHARE, False, False
     share = runs.integer("largest_share", 1, 100) if "largest_share" in runs else None
-    return share or LARGEST_SHARE, "drop_partitions" in runs and bool(runs.flag("drop_partitions"))
+    drop_partitions, receipts = (name in runs and bool(runs.flag(name)) for name in flags)
+    if drop_partitions and receipts:
+        message = "runs.receipts needs each row, and runs.drop_partitions drops rows unseen."
+        found.reading.report(runs.line_of("receipts"), message, "Leave one of them out.")
+    return share or LARGEST_SHARE, drop_partitions, receipts
 
 
 def _holds(found: Section) -> HoldRules | None:

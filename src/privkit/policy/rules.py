@@ -174,7 +174,8 @@ class Policy:
     as ``enforcement`` says, each with what holds for it. ``ages``: by place, each from its day on. ``offered_in``: the
     countries that a data subject of unknown country may be of; empty: any. ``largest_share``: how many per cent of a
     table one run may destroy without its number being named. ``drop_partitions``: whether a run drops partitions of
-    which all rows are due, instead of their rows. ``backups``: how long backups, snapshots and archived logs
+    which all rows are due, instead of their rows. ``receipts``: whether a run leaves one for each row and value that it
+    destroys. ``backups``: how long backups, snapshots and archived logs
     of the database are kept; None: nobody said. ``holds``: who may place and release holds; None: whoever can.
     ``notices``: the versions of the text that guardians see, the oldest first. ``without_consent``: how long data is
     kept on a consent that is missing, by whose it is; without an entry as long as it would be with it.
@@ -200,6 +201,7 @@ class Policy:
     offered_in: tuple[str, ...] = ()
     largest_share: int = LARGEST_SHARE
     drop_partitions: bool = False
+    receipts: bool = False
     backups: Period | None = None
     holds: HoldRules | None = None
     notices: Mapping[str, Notice] = field(default_factory=dict)

@@ -25,7 +25,7 @@ from privkit.retention.plan import Step
 from privkit.retention.planner import count
 from privkit.retention.ranges import Ranges
 from privkit.retention.retry import blocker, refuses_row, waited
-from privkit.sqlalchemy import destroy, due, epochs, holds, ledger, outbox
+from privkit.sqlalchemy import destroy, due, epochs, holds, ledger, outbox, receipts
 from privkit.sqlalchemy.due import Target
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.ownership import owner_key
@@ -49,6 +49,7 @@ class Batches:
     ranges: Ranges | None
     taken: ColumnElement[bool] | None = None
     predicate: Any = field(init=False)
+    gone: receipts.Keys | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.predicate = due.due(self.job.guard, self.target, due.At(self.job.as_of))
@@ -113,7 +114,7 @@ class Batches:
                     self.taken = ranges.take(connection, self.predicate, size.rows)
                 if self.taken is not None:
                     done = destroy.destroy_where(
-                        connection, self.job.guard, self.target, and_(self.taken, self.predicate)
+                        connection, self.job.guard, self.target, and_(self.taken, self.predicate), self.gone
                     )
                     self._commit(connection, done, seen)
         except DBAPIError as error:
@@ -153,15 +154,23 @@ class Batches:
 
     def _begin(self, connection: Connection) -> int:
         """Return the number of the ledger's last line before rows are chosen."""
+        self.gone = [] if self.job.guard.policy.receipts and self.target.divided is None else None
         if not self.job.shares:
             ledger.lock(connection, self.job.guard)
         return ledger.last_seq(connection, self.job.guard)
 
     def _commit(self, connection: Connection, done: int, seen: int) -> None:
         """Tell the ledger what was done, unless a hold was placed since."""
+        guard, made = self.job.guard, None
         if done:
-            ledger.append(connection, self.job.guard, "batch", self._line(done))
-            _refuse_overtaken(connection, self.job.guard, seen)
+            line = self._line(done)
+            if self.gone is not None:
+                made = receipts.make(guard, self.target.table, self.step.field, self.gone)
+                line["receipts"] = receipts.digest(made)
+            written = ledger.append(connection, guard, "batch", line)
+            _refuse_overtaken(connection, guard, seen)
+            if made is not None:
+                receipts.put(connection, guard, written.seq, made)
 
     def _others_hold_some(self, waiting: _Waiting) -> bool:
         """At the end of the table: whether rows are left that others held, and may let go without having done them."""
@@ -239,13 +248,14 @@ class Batches:
         if target.divided is not None:
             return destroy.destroy_epochs(connection, guard, [row[:2] for row in rows]), {}
         if target.column is None:
-            return destroy.delete_rows(connection, guard, target.table, rows, self.predicate), {}
+            return destroy.delete_rows(connection, guard, target.table, rows, self.predicate, self.gone), {}
         if not leaves_residue(target.technique):
-            return destroy.suppress(connection, guard, target, rows, still=self.predicate), {}
+            return destroy.suppress(connection, guard, target, rows, self.predicate, self.gone), {}
         residues = self._residues(connection, rows)
         made = {tuple(key) for key, _ in residues}
         unopened = {key: UNOPENED for row in rows if (key := self._key(row)) not in made}
-        return destroy.replace_with_residue(connection, guard, target, residues, self.predicate), unopened
+        done = destroy.replace_with_residue(connection, guard, target, residues, self.predicate, self.gone)
+        return done, unopened
 
     def _carefully(self, connection: Connection, rows: Sequence[Any]) -> tuple[int, dict[Key, str]]:
         """Destroy what is due in all rows but those that the database refuses: in halves, down to the row."""
@@ -253,12 +263,13 @@ class Batches:
             connection.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))
         done, failed, waiting = 0, dict[Key, str](), [rows]
         while waiting:
-            some = waiting.pop()
+            some, before = waiting.pop(), len(self.gone or ())
             try:
                 with connection.begin_nested():
                     count, unopened = self._destroy(connection, some)
                 done, failed = done + count, failed | unopened
             except DBAPIError as error:
+                del (self.gone or [])[before:]
                 if not refuses_row(error) or len(failed) + len(self.tally.failed) >= self.job.limits.max_refused:
                     raise
                 if len(some) == 1:

@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from privkit.errors import PrivkitError
 from privkit.retention.batches import Batches
+from privkit.retention.limits import limit_waiting
 from privkit.retention.partitions import droppable
 from privkit.sqlalchemy import destroy, due
 from privkit.sqlalchemy.partitions import Leaf, over
@@ -46,7 +47,7 @@ class Dropping(Batches):
         job, self.name = self.job, leaf.name
         with job.transaction() as connection:
             # Whoever wants the table waits while its rows are counted, so for no longer than a lock is waited for.
-            destroy.limit_waiting(connection, min(PATIENCE, job.limits.lock_timeout), job.limits.lock_timeout)
+            limit_waiting(connection, min(PATIENCE, job.limits.lock_timeout), job.limits.lock_timeout)
             seen = self._begin(connection)
             done = destroy.drop_partition(connection, job.guard, self.target.table, leaf, due.At(job.as_of))
             self._commit(connection, done, seen)

@@ -13,10 +13,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine
 
-from privkit.retention.limits import Limits, Watch
+from privkit.retention.limits import Limits, Watch, limit_waiting
 from privkit.retention.plan import Step
 from privkit.retention.retry import Retry
-from privkit.sqlalchemy import destroy, writers
+from privkit.sqlalchemy import writers
 from privkit.sqlalchemy.guard import Guard
 
 Progress = Callable[[Step, int], None]
@@ -89,7 +89,7 @@ class Job:
             with connection.begin():
                 if self.shares:
                     lock_timeout = min(self.limits.lock_timeout, patience)
-                    destroy.limit_waiting(connection, lock_timeout, self.limits.statement_timeout)
+                    limit_waiting(connection, lock_timeout, self.limits.statement_timeout)
                 yield connection
 
     def tell(self, step: Step, rows: int) -> None:

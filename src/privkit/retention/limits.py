@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, func, select, text
 
 from privkit import clock
 from privkit.errors import ClockError, InvalidValue, PlanError
@@ -28,6 +28,13 @@ _LAG = text(
     "SELECT count(*) FILTER (WHERE state IS NULL), coalesce(extract(epoch FROM max(replay_lag)), 0) "
     "FROM pg_stat_replication"
 )
+
+
+def limit_waiting(connection: Connection, lock_seconds: float, statement_seconds: float) -> None:
+    """Let each statement of a PostgreSQL transaction wait and take no longer than so many seconds."""
+    limits = {"lock_timeout": lock_seconds, "statement_timeout": statement_seconds}
+    set_local = (func.set_config(name, f"{seconds * 1000:.0f}ms", True) for name, seconds in limits.items())
+    connection.execute(select(*set_local))
 
 
 def replay_lag(connection: Connection) -> float:

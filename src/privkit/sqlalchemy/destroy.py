@@ -21,7 +21,6 @@ from sqlalchemy import (
     bindparam,
     case,
     delete,
-    func,
     insert,
     literal,
     not_,
@@ -40,7 +39,7 @@ from privkit.crypto import DESTROYED, Epoch
 from privkit.deidentify import leaves_residue
 from privkit.errors import InvalidValue, PlanError
 from privkit.ledger import Entry
-from privkit.sqlalchemy import holds, keystore, ledger, outbox, pairs, partitions, references
+from privkit.sqlalchemy import holds, keystore, ledger, outbox, pairs, partitions, receipts, references
 from privkit.sqlalchemy.children import ADULT
 from privkit.sqlalchemy.due import Now, Target, is_sealed
 from privkit.sqlalchemy.guard import Guard, own_alias
@@ -57,13 +56,6 @@ Still = ColumnElement[bool] | None
 """What has to be true of a row at the moment when it is destroyed; None: nothing more than that it was chosen."""
 
 
-def limit_waiting(connection: Connection, lock_seconds: float, statement_seconds: float) -> None:
-    """Let each statement of a PostgreSQL transaction wait and take no longer than so many seconds."""
-    limits = {"lock_timeout": lock_seconds, "statement_timeout": statement_seconds}
-    set_local = (func.set_config(name, f"{seconds * 1000:.0f}ms", True) for name, seconds in limits.items())
-    connection.execute(select(*set_local))
-
-
 def require_rows(batch: int) -> None:
     """Raise InvalidValue where a batch has no row: a run would look at nothing, and find nothing left to do."""
     if batch < 1:
@@ -71,12 +63,17 @@ def require_rows(batch: int) -> None:
 
 
 def delete_rows(
-    connection: Connection, guard: Guard, table: Table, keys: Sequence[Sequence[Any]], still: Still = None
+    connection: Connection,
+    guard: Guard,
+    table: Table,
+    keys: Sequence[Sequence[Any]],
+    still: Still = None,
+    gone: receipts.Keys | None = None,
 ) -> int:
     """Delete rows by key, what depends on them first, and destroy their keys where they are data subjects.
 
     ``still``: what has to be true of a row at this moment, or it is left. In a circle of references what refers to
-    the rows goes with them, for it is due as well. Returns how many rows of ``table`` went.
+    the rows goes with them, for it is due as well. Returns how many rows of ``table`` went; ``gone`` gets their keys.
     """
     columns, count, subjects = key_columns(table), 0, []
     for start in range(0, len(keys), keystore.CHUNK):
@@ -89,11 +86,14 @@ def delete_rows(
             _clear_dependants(connection, guard, table, chosen)
         outbox.put(connection, guard, outbox.naming(table), chosen)
         if KEY_COLUMN in table.columns:
-            gone = connection.execute(delete(table).where(chosen).returning(table.c[KEY_COLUMN])).scalars().all()
-            subjects += [bytes(key_id) for key_id in gone if key_id is not None]
-            count += len(gone)
+            going = delete(table).where(chosen).returning(table.c[KEY_COLUMN], *columns)
+            found = connection.execute(going).all()
+            subjects += [bytes(key_id) for key_id, *_ in found if key_id is not None]
+            count += len(found)
+            if gone is not None:
+                gone += [key for _, *key in found]
         else:
-            count += connection.execute(delete(table).where(chosen)).rowcount
+            count += receipts.executed(connection, delete(table).where(chosen), table, gone)
     destroy_keys(connection, guard, subjects)  # last: rows, then keys, then the ledger, or two jobs would deadlock
     return count
 
@@ -144,6 +144,7 @@ def suppress(
     target: Target,
     keys: Sequence[Sequence[Any]],
     still: Still = None,
+    gone: receipts.Keys | None = None,
     *,
     residues: bool = False,
 ) -> int:
@@ -157,7 +158,7 @@ def suppress(
     for start in range(0, len(keys), keystore.CHUNK):
         chunk = [among(columns, keys[start : start + keystore.CHUNK]), free(guard, target.table), *_only(still)]
         outbox.put(connection, guard, outbox.naming(target.table, target.column), and_(*chunk))
-        count += connection.execute(update(target.table).where(*chunk).values(emptied)).rowcount
+        count += receipts.executed(connection, update(target.table).where(*chunk).values(emptied), target.table, gone)
     return count
 
 
@@ -174,11 +175,13 @@ def in_one_statement(guard: Guard, target: Target) -> bool:
     return target.column is not None or not (followed or KEY_COLUMN in table.columns or references.circle(guard, table))
 
 
-def destroy_where(connection: Connection, guard: Guard, target: Target, chosen: ColumnElement[bool]) -> int:
+def destroy_where(
+    connection: Connection, guard: Guard, target: Target, chosen: ColumnElement[bool], gone: receipts.Keys | None = None
+) -> int:
     """Destroy what a condition finds and no hold keeps, where ``in_one_statement``. Returns how many rows that were."""
     table = target.table
     statement = delete(table) if target.column is None else update(table).values(_emptied(guard, target))
-    return connection.execute(statement.where(chosen, free(guard, table))).rowcount
+    return receipts.executed(connection, statement.where(chosen, free(guard, table)), table, gone)
 
 
 def drop_partition(connection: Connection, guard: Guard, table: Table, leaf: partitions.Leaf, now: Now) -> int:
@@ -236,6 +239,7 @@ def replace_with_residue(
     target: Target,
     residues: Sequence[tuple[Sequence[Any], str | None]],
     still: Still = None,
+    gone: receipts.Keys | None = None,
 ) -> int:
     """Destroy values and leave their residues, in the rows named by each key that no hold keeps."""
     column, columns = target.column, key_columns(target.table)
@@ -259,6 +263,8 @@ def replace_with_residue(
         chunk = among(columns, [key for key, _ in residues[start : start + keystore.CHUNK]])
         chosen = and_(chunk, free(guard, target.table), *_only(still))
         outbox.put(connection, guard, outbox.naming(target.table, column), chosen)
+        if gone is not None:
+            gone += connection.execute(select(*columns).where(chosen)).all()
     return connection.execute(statement, rows).rowcount if rows else 0
 
 

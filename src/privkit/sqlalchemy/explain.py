@@ -109,7 +109,7 @@ def explain(
     personal fields, InvalidValue where there is no such row.
     """
     now = as_utc(at) if at is not None else guard.now()
-    table = _table(guard, model)
+    table = table_named(guard, model)
     targets = [
         Target(table, column, guard.rule(column.type.field))
         for column in table.columns
@@ -201,7 +201,8 @@ def _said(moment: datetime | None) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC" if moment is not None else "never"
 
 
-def _table(guard: Guard, model: type | str | Table) -> Table:
+def table_named(guard: Guard, model: type | str | Table) -> Table:
+    """Return the table of a mapped class, or of that name. Raises MappingError for one without personal fields."""
     guard.keep_up()
     if isinstance(model, Table):
         found = [model] if model in guard.tables else []
@@ -233,7 +234,7 @@ def read_key(guard: Guard, name: str, written: str) -> tuple[Any, ...]:
 
     Raises MappingError for an unknown table, InvalidValue for what does not fit its columns.
     """
-    columns = key_columns(_table(guard, name))
+    columns = key_columns(table_named(guard, name))
     parts = written.split(",") if len(columns) > 1 else [written]
     if len(parts) != len(columns):
         parts = [""] * len(columns)

@@ -22,7 +22,7 @@ from sqlalchemy import (
 KEY, EPOCH = "privkit_key", "privkit_epoch"
 LEDGER, HOLD, HOLD_ROW, CONSENT = "privkit_ledger", "privkit_hold", "privkit_hold_row", "privkit_consent"
 REQUEST, OBSERVATION, OUTBOX = "privkit_consent_request", "privkit_observation", "privkit_outbox"
-SWITCH = "privkit_switch"
+SWITCH, RECEIPT = "privkit_switch", "privkit_receipt"
 OBSERVED_NAMES = {"outcome": 12, "field": 200, "purpose": 200, "place": 200}
 """What is counted, with the longest texts: together they are a primary key in every database."""
 
@@ -189,6 +189,15 @@ def _switch(metadata: MetaData) -> None:
     )
 
 
+def _receipt(metadata: MetaData) -> None:
+    Table(
+        RECEIPT,
+        metadata,
+        Column("line", _Serial, primary_key=True, autoincrement=False, comment="of the ledger, with their SHA-256"),
+        Column("receipts", LargeBinary, nullable=False, comment="keyed hashes of 16 bytes, sorted"),
+    )
+
+
 _DEFINED: dict[str, Callable[[MetaData], None]] = {
     KEY: _key,
     EPOCH: _epoch,
@@ -200,4 +209,5 @@ _DEFINED: dict[str, Callable[[MetaData], None]] = {
     OBSERVATION: _observation,
     OUTBOX: _outbox,
     SWITCH: _switch,
+    RECEIPT: _receipt,
 }
