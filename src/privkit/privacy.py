@@ -197,7 +197,7 @@ class Privacy(Holding):
     def receipts(self, engine: Engine, model: Any, key: Any) -> list[Receipt]:
         """Say when and by which rule runs destroyed a row or values of it, where the policy has ``runs.receipts``.
 
-        ``model``, ``key``: as for ``explain``. The oldest first. Raises MappingError, and LedgerError for altered receipts.
+        Arguments as of ``explain``. The oldest first. Raises MappingError, and LedgerError for altered receipts.
         """
         self._ours(engine)
         table = table_named(self.guard, model)
