@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from secrets import token_hex
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, Table, and_, func, select, true, tuple_
+from sqlalchemy import Column, ColumnElement, Connection, Table, and_, case, func, or_, select, true, tuple_
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from privkit import purposes
@@ -194,6 +194,28 @@ def count(connection: Connection, target: Target, predicate: ColumnElement[bool]
     """Count the rows of a target that a predicate finds."""
     query: Any = select(func.count()).select_from(target.table).where(predicate)
     return int(connection.execute(query).scalar_one())
+
+
+Asked = tuple[Target, ColumnElement[bool]]
+Name = tuple[str, str | None]
+"""The table and the field of a step; no field: the row."""
+
+
+def by_table(asked: Iterable[Asked]) -> list[list[Asked]]:
+    """Put together what can be counted in one scan: the targets of each table."""
+    found: dict[Table, list[Asked]] = {}
+    for each in asked:
+        found.setdefault(each[0].table, []).append(each)
+    return list(found.values())
+
+
+def count_each(connection: Connection, asked: Sequence[Asked]) -> dict[Name, int]:
+    """Count the rows of each target of one table that its predicate finds, in one scan."""
+    names = [(target.table.fullname, target.field) for target, _ in asked]
+    predicates = [predicate for _, predicate in asked]
+    query: Any = select(*(func.count(case((each, 1))) for each in predicates))
+    query = query.select_from(asked[0][0].table).where(or_(*predicates))
+    return dict(zip(names, connection.execute(query).one(), strict=True))
 
 
 def technique(target: Target) -> str:

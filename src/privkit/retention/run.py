@@ -25,7 +25,7 @@ from privkit.retention.dropping import Dropping
 from privkit.retention.job import UNOPENED, Job, Progress, Size, Tally
 from privkit.retention.limits import Limits, Watch, refuse_clock, refuse_past
 from privkit.retention.plan import Plan, Step
-from privkit.retention.planner import count
+from privkit.retention.planner import Asked, Name, by_table, count_each
 from privkit.retention.ranges import Ranges
 from privkit.retention.retry import Retry
 from privkit.retention.staleness import matched, require_named
@@ -183,14 +183,18 @@ def _step(job: Job, step: Step, target: Target, workers: int) -> Tally:
 
 
 def _left(job: Job, work: list[tuple[Step, Target]]) -> list[int]:
-    """Recount what is due, step by step: a transaction never takes longer than one count."""
-    return [step.due if step.refused else job.retry.run(partial(_remaining, job, target)) for step, target in work]
+    """Recount what is due, table by table: a transaction never takes longer than one scan."""
+    steps = [target for step, target in work if not step.refused]
+    asked = [(target, due.due(job.guard, target, due.At(job.as_of))) for target in steps]
+    found: dict[Name, int] = {}
+    for some in by_table((target, predicate) for target, predicate in asked if predicate is not None):
+        found |= job.retry.run(partial(_remaining, job, some))
+    return [step.due if step.refused else found.get((step.table, step.field), 0) for step, _ in work]
 
 
-def _remaining(job: Job, target: Target) -> int:
-    predicate = due.due(job.guard, target, due.At(job.as_of))
+def _remaining(job: Job, asked: list[Asked]) -> dict[Name, int]:
     with job.engine.connect() as connection:
-        return count(connection, target, predicate) if predicate is not None else 0
+        return count_each(connection, asked)
 
 
 def _again(job: Job, work: list[tuple[Step, Target]], tallies: list[Tally], left: list[int]) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from sqlalchemy import Connection
+from sqlalchemy import ColumnElement, Connection
 
 from privkit import purposes
 from privkit.errors import PlanError
@@ -125,23 +125,29 @@ def _rows(
     guard: Guard, connection: Connection, plan: Plan, known: dict[tuple[str, str | None], Target]
 ) -> Iterator[str]:
     under = commitment.key(guard, plan.salt)
-    for step in plan.steps:
-        target = known[step.table, step.field]
-        # Keys of epochs fall due while a run makes residues of their values: they are no other rows than it planned.
-        if step.refused or target.divided is not None:
-            continue
-        more, fewer = _difference(guard, connection, plan, step, target, under)
+    # Keys of epochs fall due while a run makes residues of their values: they are no other rows than it planned.
+    steps = [(step, known[step.table, step.field]) for step in plan.steps if not step.refused]
+    steps = [(step, target) for step, target in steps if target.divided is None]
+    found: dict[planner.Name, int] = {}
+    for asked in planner.by_table((target, _due(guard, target, plan)) for _, target in steps):
+        found |= planner.count_each(connection, asked)
+    for step, target in steps:
+        predicate, now = _due(guard, target, plan), found[step.table, step.field]
+        more, fewer = _difference(connection, step, target, predicate, now, under)
         if more:
             yield f"{step.name}: {more:,} more {'is' if more == 1 else 'are'} due than planned, {fewer:,} fewer"
 
 
-def _difference(
-    guard: Guard, connection: Connection, plan: Plan, step: Step, target: Target, under: bytes | None
-) -> tuple[int, int]:
-    """How many of what is due now were not planned, and how many of what was planned are due no longer."""
+def _due(guard: Guard, target: Target, plan: Plan) -> ColumnElement[bool]:
     predicate = due.due(guard, target, due.At(plan.as_of))
     assert predicate is not None
-    now = planner.count(connection, target, predicate)
+    return predicate
+
+
+def _difference(
+    connection: Connection, step: Step, target: Target, predicate: ColumnElement[bool], now: int, under: bytes | None
+) -> tuple[int, int]:
+    """How many of what is due ``now`` were not planned, and how many of what was planned are due no longer."""
     if now <= commitment.LIMIT and step.commitment is not None and under is not None:
         found = commitment.fingerprints(planner.keys_of(connection, target, predicate) if now else (), under)
         planned = _planned(step)
