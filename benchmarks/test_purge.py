@@ -4,7 +4,7 @@ What is timed is the whole run: what is due is counted, destroyed in batches tha
 and counted again. It is also shown without the time that counting rows takes. The tables are filled by the database
 and vacuumed; the jobs run interleaved, and the best round of each counts. Rows are due in the order in which they lie
 (clustered), or here and there (scattered). Also shown: how much more memory the process took, and the longest
-transaction, of those that only read too.
+transaction, of those that only read too. The same with a receipt for each row (``runs.receipts``), one worker.
 
     make bench
     PRIVKIT_BENCH_ROWS=2000000 .venv/bin/python -m pytest benchmarks/test_purge.py --benchmark-enable
@@ -36,7 +36,7 @@ POLICY = """
 privkit: 1
 naive_datetimes: UTC
 controller: {name: Benchmark, contact: privacy@bench.example}
-runs: {largest_share: 100}
+runs: {largest_share: 100, receipts: RECEIPTS}
 purposes:
   guests: {description: Know who was here, legal_basis: contract, keep: {for: P30D, after: ended}}
   always: {description: Know a guest, legal_basis: contract, keep: {forever: true, because: a benchmark}}
@@ -142,7 +142,7 @@ class Hotel:
 
         @event.listens_for(self.engine, "after_cursor_execute")
         def after(connection: Any, cursor: Any, statement: str, given: Any, context: Any, many: bool) -> None:
-            if statement.startswith("SELECT count(*)"):
+            if statement.startswith("SELECT count("):
                 self.counting += time.perf_counter() - context.privkit_began
 
         event.listen(self.engine, "commit", ended)
@@ -151,20 +151,29 @@ class Hotel:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def hotel(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Hotel]:
-    if request.param == "sqlite":
-        made = _hotel(f"sqlite:///{tmp_path / 'hotel.sqlite'}", tmp_path)
+    yield from _opened(request.param, tmp_path, receipts=False)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def with_receipts(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Hotel]:
+    yield from _opened(request.param, tmp_path, receipts=True)
+
+
+def _opened(kind: str, tmp_path: Path, *, receipts: bool) -> Iterator[Hotel]:
+    if kind == "sqlite":
+        made = _hotel(f"sqlite:///{tmp_path / 'hotel.sqlite'}", tmp_path, receipts)
         yield made
         return
     with running_server() as server, server.database() as name:
-        made = _hotel(server.url(name), tmp_path)
+        made = _hotel(server.url(name), tmp_path, receipts)
         yield made
         made.engine.dispose()
         made.plain.dispose()
 
 
-def _hotel(url: str, folder: Path) -> Hotel:
+def _hotel(url: str, folder: Path, receipts: bool = False) -> Hotel:
     policy = folder / "hotel.yaml"
-    policy.write_text(POLICY, encoding="utf-8")
+    policy.write_text(POLICY.replace("RECEIPTS", str(receipts).lower()), encoding="utf-8")
     privacy = Privacy(policy, Base, FileKeyring.create(folder / "hotel.json"), clock=lambda: NOW)
     engine, plain = create_engine(url), create_engine(url)
     if engine.dialect.name == "sqlite":
@@ -235,6 +244,15 @@ def most_memory() -> int:
 @pytest.mark.parametrize("lie", sorted(DUE))
 @pytest.mark.parametrize("workers", [1, 2])
 def test_rows(hotel: Hotel, lie: str, workers: int, benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    compare(hotel, lie, workers, benchmark, capsys)
+
+
+@pytest.mark.parametrize("lie", sorted(DUE))
+def test_rows_with_receipts(with_receipts: Hotel, lie: str, benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    compare(with_receipts, lie, 1, benchmark, capsys)
+
+
+def compare(hotel: Hotel, lie: str, workers: int, benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
     deleted, purged, counted, longest = [], [], [], 0.0
     each = loaded(hotel)
     for _ in range(ROUNDS):
@@ -254,4 +272,29 @@ def test_rows(hotel: Hotel, lie: str, workers: int, benchmark: Any, capsys: pyte
             f"   ratio {best / plain:5.2f}, without counting {(best - counted[purged.index(best)]) / plain:5.2f}"
             f"   load and delete {each / best:6.1f} x"
             f"   longest transaction {longest:6.3f} s   memory +{(most_memory() - before) / 1024:.1f} MiB"
+        )
+
+
+def test_a_row_is_read_with_its_expiry_filter(hotel: Hotel, benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """One row by its key, 200 times: through privkit, which adds the filter, and plain, without one."""
+    hotel.fill("visits", "false", 1000)
+    hotel.fill("plain_visits", "false", 1000)
+
+    def guarded() -> None:
+        with hotel.privacy.purpose("guests"), Session(hotel.engine) as session:
+            for number in range(1, 201):
+                assert session.scalars(select(Visit).where(Visit.id == number)).one().note
+
+    def plain() -> None:
+        with Session(hotel.plain) as session:
+            for number in range(1, 201):
+                assert session.scalars(select(PlainVisit).where(PlainVisit.id == number)).one().note
+
+    pairs = [(timed(guarded), timed(plain)) for _ in range(10)]
+    benchmark.pedantic(guarded, rounds=1)
+    with capsys.disabled():
+        ours, theirs = (min(each) for each in zip(*pairs, strict=True))
+        print(
+            f"\n{hotel.engine.dialect.name:10} one-row read  {ours * 5:.3f} ms, plain {theirs * 5:.3f} ms"
+            f"   ratio {ours / theirs:.2f}"
         )
