@@ -18,7 +18,6 @@ from sqlalchemy import (
     Table,
     Update,
     and_,
-    bindparam,
     case,
     exists,
     literal,
@@ -33,6 +32,7 @@ from privkit.errors import InvalidValue, StatementRefused
 from privkit.policy import places_of
 from privkit.purposes import internally
 from privkit.sqlalchemy.guard import Guard, Protected, own_alias
+from privkit.sqlalchemy.late import late
 from privkit.sqlalchemy.mapping import ADULT_COLUMN, KEY_COLUMN
 from privkit.sqlalchemy.ownership import hop
 from privkit.sqlalchemy.standing import Now, given, spoken
@@ -257,11 +257,11 @@ def _allowed(
 def still_child(row: FromClause, today: Callable[[], date]) -> ColumnElement[bool]:
     """Return SQL that is true for the row of somebody below the age, or of whom nobody knows."""
     day = row.c[ADULT_COLUMN]
-    return or_(day.is_(None), day > bindparam(None, callable_=today, type_=Date()))
+    return or_(day.is_(None), day > late(today, Date()))
 
 
 def _reached(row: FromClause, today: Callable[[], date]) -> ColumnElement[bool]:
-    return row.c[ADULT_COLUMN] <= bindparam(None, callable_=today, type_=Date())
+    return row.c[ADULT_COLUMN] <= late(today, Date())
 
 
 def _of_age(

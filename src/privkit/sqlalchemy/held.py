@@ -20,7 +20,6 @@ from sqlalchemy import (
     Table,
     Text,
     and_,
-    bindparam,
     cast,
     false,
     func,
@@ -31,6 +30,7 @@ from sqlalchemy import (
 
 from privkit.clock import as_utc
 from privkit.sqlalchemy.guard import Guard, own_alias
+from privkit.sqlalchemy.late import late
 from privkit.sqlalchemy.mapping import KEY_COLUMN
 from privkit.sqlalchemy.ownership import inheritance, owner_keys
 from privkit.sqlalchemy.tables import HOLD, HOLD_ROW
@@ -83,7 +83,7 @@ def on_subjects(guard: Guard, ids: Sequence[bytes], now: Callable[[], datetime])
 def in_force(hold: FromClause, now: Callable[[], datetime]) -> ColumnElement[bool]:
     """Return SQL that is true for holds that are neither released nor past their end at ``now``."""
     until = hold.c.until
-    moment = bindparam(None, callable_=lambda: as_utc(now()), type_=until.type)
+    moment = late(lambda: as_utc(now()), until.type)
     return and_(hold.c.released_at.is_(None), or_(until.is_(None), until > moment))
 
 

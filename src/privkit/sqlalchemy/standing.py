@@ -13,7 +13,6 @@ from sqlalchemy import (
     FromClause,
     Table,
     and_,
-    bindparam,
     exists,
     func,
     literal,
@@ -25,6 +24,7 @@ from sqlalchemy import (
 from privkit.clock import as_utc
 from privkit.consent.state import ASKED, ENDED, GIVEN, IN_PERSON, LAPSED, NO
 from privkit.policy import ConsentTerms
+from privkit.sqlalchemy.late import late
 
 Now = Callable[[], datetime]
 
@@ -103,11 +103,11 @@ def _yes(
 
 def _counting(said: FromClause, terms: ConsentTerms, now: Now) -> list[ColumnElement[bool]]:
     instant = DateTime(timezone=True)
-    at_once = bindparam(None, callable_=lambda: as_utc(now()), type_=instant)
+    at_once = late(lambda: as_utc(now()), instant)
     found = [or_(said.c.expires.is_(None), said.c.expires > at_once)]
     if terms.valid is not None:
         valid = terms.valid
-        cutoff = bindparam(None, callable_=lambda: valid.cutoff(now()), type_=instant)
+        cutoff = late(lambda: valid.cutoff(now()), instant)
         found.append(func.coalesce(said.c.claimed_at, said.c.at) > cutoff)
     if terms.methods is not None:
         found.append(said.c.method.in_(terms.methods))

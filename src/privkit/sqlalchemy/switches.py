@@ -36,6 +36,7 @@ from privkit.errors import ConsentRequired
 from privkit.purposes import Scope
 from privkit.sqlalchemy import children
 from privkit.sqlalchemy.guard import Guard, Protected, own_alias
+from privkit.sqlalchemy.late import late
 from privkit.sqlalchemy.lookups import chunks, hold_consent, read
 from privkit.sqlalchemy.mapping import ADULT_COLUMN, KEY_COLUMN
 from privkit.sqlalchemy.ownership import owner_key
@@ -149,7 +150,7 @@ def consented(guard: Guard, connection: Connection, key_id: bytes, names: Iterab
 
 
 def _of_age(guard: Guard, adult: ColumnElement[Any]) -> ColumnElement[bool]:
-    return adult <= bindparam(None, callable_=lambda: cautious_today(guard.now()), type_=Date())
+    return adult <= late(lambda: cautious_today(guard.now()), Date())
 
 
 def _on(guard: Guard, field: Field, key: ColumnElement[Any], asked: Asked) -> ColumnElement[bool]:
@@ -170,7 +171,7 @@ def _in_force(asked: Asked, *names: str, free: bool = False) -> ColumnElement[bo
             return False
         return any(name in scope.names for name in names) or (free and (scope.internal or scope.duty is not None))
 
-    return bindparam(None, callable_=answer, type_=Boolean())
+    return late(answer, Boolean())
 
 
 def _switched(guard: Guard, key: ColumnElement[Any], name: str) -> ColumnElement[bool]:

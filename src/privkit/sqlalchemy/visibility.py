@@ -17,7 +17,6 @@ from sqlalchemy import (
     LargeBinary,
     Table,
     and_,
-    bindparam,
     case,
     func,
     literal_column,
@@ -35,6 +34,7 @@ from privkit.sqlalchemy import pairs, switches
 from privkit.sqlalchemy.events import MAXIMUM, MINIMUM, event_time, stored
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.lapses import missing_since
+from privkit.sqlalchemy.late import late
 from privkit.sqlalchemy.ownership import owner_key
 from privkit.sqlalchemy.registry import executing
 from privkit.sqlalchemy.search import search_refused
@@ -153,12 +153,12 @@ def _ended(
     kind = plain_type(time)
     if several:
         time = func.coalesce(time, stored(_FAR, kind))
-    ended = time <= bindparam(None, callable_=lambda: stored(cutoff(False), kind), type_=kind)
+    ended = time <= late(lambda: stored(cutoff(False), kind), kind)
     if not until:
         return ended
     own = event_time(guard, table, at, until)
     own_kind = plain_type(own)
-    own_ended = own <= bindparam(None, callable_=lambda: stored(cutoff(True), own_kind), type_=own_kind)
+    own_ended = own <= late(lambda: stored(cutoff(True), own_kind), own_kind)
     return or_(and_(own.is_not(None), own_ended), and_(own.is_(None), ended))
 
 
@@ -205,7 +205,7 @@ def _passed(guard: Guard, table: Table, at: FromClause, keeps: list[Keep], now: 
 
 def _lapsed(since: ColumnElement[Any], lapse: Lapse, now: Now) -> ColumnElement[bool]:
     kind = plain_type(since)
-    return since <= bindparam(None, callable_=lambda: stored(lapse.period.cutoff(now()), kind), type_=kind)
+    return since <= late(lambda: stored(lapse.period.cutoff(now()), kind), kind)
 
 
 def _of(keeps: list[Keep], now: Now) -> Cutoff:
