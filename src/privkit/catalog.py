@@ -17,6 +17,7 @@ from typing import Annotated, Any, ForwardRef, Union, get_args, get_origin
 from privkit.errors import MappingError
 from privkit.markers import (
     ATTRIBUTE,
+    Aggregate,
     ChildProtection,
     ClassMarker,
     DataSubject,
@@ -65,7 +66,7 @@ class Model:
     data_subject: bool
     owners: tuple[str, ...]
     events: Mapping[str, str | Latest]
-    expire_row: Delete | None
+    expire_row: Delete | Aggregate | None
     child: ChildProtection | None
 
     @property

@@ -24,6 +24,7 @@ KINDS = frozenset(
     {
         "adopted",
         "ages_stored",
+        "aggregated",
         "batch",
         "caught_up",
         "consent_answered",

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
+from types import MappingProxyType
 from typing import ClassVar, Literal, TypeVar
 
 from privkit.errors import MappingError
@@ -37,6 +38,34 @@ _Class = TypeVar("_Class", bound=type)
 @dataclass(frozen=True, slots=True)
 class Delete:
     """Delete the row. Only for ``@expire_row``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """Count the row in a summary table, and delete it. Only for ``@expire_row``.
+
+    ``into``: the summary's table. ``by``: its key columns (text or whole numbers), each with the attribute of the row
+    that it comes from, alone or with a precision: ``{"month": ("ended_at", Month()), "city": "city"}``. ``count``:
+    its column for the number of rows. ``sums``: its other columns, each with the attribute that is added up there.
+
+    A cell is published once ``at_least`` data subjects have rows in it that were not published before, and only if what
+    remains unpublished cannot be told by subtraction: it is nothing, or two cells or more of as many data subjects.
+    What still waits after the period ``wait`` is destroyed.
+    """
+
+    into: str
+    by: Mapping[str, str | tuple[str, Precision]]
+    count: str
+    sums: Mapping[str, str] = field(default_factory=dict)
+    at_least: int = 10
+    wait: str = "P1Y"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by", MappingProxyType(dict(self.by)))
+        object.__setattr__(self, "sums", MappingProxyType(dict(self.sums)))
+
+    def __hash__(self) -> int:
+        return hash((self.into, self.count, tuple(self.by), tuple(self.sums), self.at_least, self.wait))
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +295,7 @@ class Events:
 class ExpireRow:
     """What happens to the row when the lifetime of all its fields has ended."""
 
-    technique: Delete
+    technique: Delete | Aggregate
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +358,7 @@ def events(**sources: str | Latest) -> Callable[[_Class], _Class]:
     return _marking(Events(tuple(sorted(sources.items()))))
 
 
-def expire_row(technique: Delete) -> Callable[[_Class], _Class]:
+def expire_row(technique: Delete | Aggregate) -> Callable[[_Class], _Class]:
     """Declare what happens to the whole row once every field of it has expired."""
     return _marking(ExpireRow(technique))
 

@@ -17,7 +17,7 @@ from privkit import Delete, FileKeyring, Personal, Privacy, data_subject, events
 from privkit.purposes import internally
 from privkit.retention import Limits, Run, batches
 from privkit.retention.job import Size
-from privkit.sqlalchemy import destroy, holds, ledger
+from privkit.sqlalchemy import holds, ledger
 from tests.databases import raw_rows
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -213,7 +213,7 @@ def test_each_way_leaves_the_same_rows_and_the_same_counts(
 ) -> None:
     due = hotel.fill(Random(7), 300)
     if path == "named rows":
-        monkeypatch.setattr(destroy, "in_one_statement", lambda *given: False)
+        monkeypatch.setattr(batches, "in_one_statement", lambda *given: False)
     run = hotel.purge(batch=7 if path == "ranges of seven" else None)
     assert run.ok
     assert hotel.left() == everything_but(due, 300)

@@ -23,9 +23,9 @@ from privkit.retention import files
 from privkit.retention.job import UNOPENED, Job, Key, Size, Tally
 from privkit.retention.plan import Step
 from privkit.retention.planner import count
-from privkit.retention.ranges import Ranges
+from privkit.retention.ranges import Ranges, in_one_statement
 from privkit.retention.retry import blocker, refuses_row, waited
-from privkit.sqlalchemy import destroy, due, epochs, holds, ledger, outbox, receipts
+from privkit.sqlalchemy import destroy, due, epochs, holds, ledger, outbox, receipts, rollups
 from privkit.sqlalchemy.due import Target
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.ownership import owner_key
@@ -49,11 +49,13 @@ class Batches:
     ranges: Ranges | None
     taken: ColumnElement[bool] | None = None
     predicate: Any = field(init=False)
+    rollup: rollups.Rollup | None = field(init=False)
     gone: receipts.Keys | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.predicate = due.due(self.job.guard, self.target, due.At(self.job.as_of))
         assert self.predicate is not None
+        self.rollup = rollups.of(self.job.guard, self.target.table) if self.target.column is None else None
 
     def run(self) -> None:
         """Destroy what is due until nothing is left, a limit is reached, or an error stops the step."""
@@ -83,7 +85,7 @@ class Batches:
             return False
         if not self.step.due:
             return True
-        return destroy.in_one_statement(self.job.guard, self.target) and self._in_ranges(self.ranges)
+        return in_one_statement(self.job.guard, self.target) and self._in_ranges(self.ranges)
 
     def _in_ranges(self, ranges: Ranges) -> bool:
         """Go through the ranges. One in which the database refuses a row, or others hold one, is left as it is.
@@ -144,8 +146,9 @@ class Batches:
             rows = self._page(connection, after)
             self.tally.failed.update(self._unknown_files(connection, rows))
             todo = [row for row in rows if self._key(row) not in self.tally.failed]
+            counted = self._cells(connection, todo)
             done, failed = self._carefully(connection, todo) if careful else self._destroy(connection, todo)
-            self._commit(connection, done, seen)
+            self._commit(connection, done, seen, counted)
         self.tally.failed.update(failed)
         self.job.tell(self.step, done + len(failed))
         if len(rows) == self.size.rows:
@@ -154,23 +157,39 @@ class Batches:
 
     def _begin(self, connection: Connection) -> int:
         """Return the number of the ledger's last line before rows are chosen."""
-        self.gone = [] if self.job.guard.policy.receipts and self.target.divided is None else None
+        named = self.job.guard.policy.receipts and self.target.divided is None
+        self.gone = [] if named or self.rollup is not None else None
         if not self.job.shares:
             ledger.lock(connection, self.job.guard)
         return ledger.last_seq(connection, self.job.guard)
 
-    def _commit(self, connection: Connection, done: int, seen: int) -> None:
-        """Tell the ledger what was done, unless a hold was placed since."""
+    def _cells(self, connection: Connection, rows: Sequence[Any]) -> list[tuple[Key, rollups.Cell]]:
+        """As what each row is counted, if it is: made while the keys of its values are still there."""
+        if self.rollup is None or not rows:
+            return []
+        keys = [self._key(row) for row in rows]
+        read = [row[len(keys[0]) :] for row in rows]
+        return list(
+            zip(keys, rollups.cells(connection, self.job.guard, self.rollup, read, self.job.as_of), strict=True)
+        )
+
+    def _commit(
+        self, connection: Connection, done: int, seen: int, counted: Sequence[tuple[Key, rollups.Cell]] = ()
+    ) -> None:
+        """Tell the ledger what was done, unless a hold was placed since, and count the rows that went."""
         guard, made = self.job.guard, None
         if done:
             line = self._line(done)
-            if self.gone is not None:
+            if self.gone is not None and guard.policy.receipts:
                 made = receipts.make(guard, self.target.table, self.step.field, self.gone)
                 line["receipts"] = receipts.digest(made)
             written = ledger.append(connection, guard, "batch", line)
             _refuse_overtaken(connection, guard, seen)
             if made is not None:
                 receipts.put(connection, guard, written.seq, made)
+            if self.rollup is not None:
+                gone = set(map(tuple, self.gone or ()))
+                rollups.add(connection, guard, self.rollup, (cell for key, cell in counted if key in gone))
 
     def _others_hold_some(self, waiting: _Waiting) -> bool:
         """At the end of the table: whether rows are left that others held, and may let go without having done them."""
@@ -208,6 +227,8 @@ class Batches:
         if leaves_residue(self.target.technique) and self.target.column is not None:
             columns.append(self._stored())
             columns.append(self._owner())
+        if self.rollup is not None:
+            columns += rollups.columns(self.job.guard, self.rollup)
         query = select(*columns).where(self.predicate, *destroy.keyset(keys, after))
         query = query.order_by(*keys).limit(self.size.rows)
         query = query.with_for_update(of=self.target.table, skip_locked=self.job.shares)

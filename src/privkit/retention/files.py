@@ -124,7 +124,7 @@ def _take_off(
     with engine.begin() as connection:
         if done:
             ledger.lock(connection, guard)
-            taken = destroy.take_off(connection, guard, [number for *_, ids in done for number in ids])
+            taken = destroy.take_off(connection, guard, OUTBOX, [number for *_, ids in done for number in ids])
             fresh = (each for each in done if each[1:3] not in counted and not taken.isdisjoint(each[3]))
             ended.update((kind, store) for kind, store, *_ in fresh)
         for (kind, store), count in sorted(ended.items()):

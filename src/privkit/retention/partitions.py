@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from sqlalchemy import Connection
 
 from privkit.retention.plan import Partition
-from privkit.sqlalchemy import destroy, partitions, references
+from privkit.retention.ranges import in_one_statement
+from privkit.sqlalchemy import partitions, references
 from privkit.sqlalchemy.due import Now, Target
 from privkit.sqlalchemy.guard import Guard
 
 
 def droppable(guard: Guard, target: Target) -> bool:
     """Whether partitions may be dropped: nothing else goes with a row, no key, and no row that depends on it."""
-    rows = target.column is None and destroy.in_one_statement(guard, target)
+    rows = target.column is None and in_one_statement(guard, target)
     return guard.policy.drop_partitions and rows and not references.dependants(target.table)
 
 

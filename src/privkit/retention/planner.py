@@ -23,7 +23,7 @@ from privkit.retention.orphans import orphaned
 from privkit.retention.partitions import planned
 from privkit.retention.plan import Cascade, Plan, Step
 from privkit.retention.schema import Live
-from privkit.sqlalchemy import destroy, due, epochs, holds, ledger, references
+from privkit.sqlalchemy import destroy, due, epochs, holds, ledger, references, rollups
 from privkit.sqlalchemy.due import Target
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.spared import spared
@@ -92,6 +92,8 @@ class _Planner:
                 predicate = due.due(self.guard, target, self.now)
                 if predicate is None:
                     return None
+                if target.column is None and target.divided is None:
+                    rollups.of(self.guard, target.table)  # what cannot be counted is refused
                 step = replace(step, rule=rule(self.guard, target), predicate=sql(self.connection, target, predicate))
                 step = self._counted(step, target, predicate)
         except (SQLAlchemyError, PrivkitError) as error:

@@ -13,9 +13,13 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, cast, column, literal, not_, select, text
 from sqlalchemy.types import UserDefinedType
 
+from privkit.deidentify import leaves_residue
+from privkit.markers import Aggregate
 from privkit.retention.plan import Step
-from privkit.sqlalchemy import destroy
+from privkit.sqlalchemy import destroy, outbox, references
 from privkit.sqlalchemy.due import Target
+from privkit.sqlalchemy.guard import Guard
+from privkit.sqlalchemy.mapping import KEY_COLUMN
 
 MUCH = 0.2
 """From which share of a table on reading its whole heap costs less than finding rows by their keys."""
@@ -106,3 +110,13 @@ class _Keys:
             return None
         self._after = tuple(last)
         return and_(*begin, *(not_(each) for each in destroy.keyset(self._keys, self._after)))
+
+
+def in_one_statement(guard: Guard, target: Target) -> bool:
+    """Whether only the rows themselves are touched: no key, residue or file, and no row that depends on them."""
+    table = target.table
+    opened = leaves_residue(target.technique) or isinstance(target.technique, Aggregate)
+    if target.divided is not None or opened or outbox.naming(table, target.column):
+        return False
+    followed = any(foreign.ondelete in ("CASCADE", "SET NULL") for foreign in references.dependants(table))
+    return target.column is not None or not (followed or KEY_COLUMN in table.columns or references.circle(guard, table))

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine, select
 
 from privkit import purposes
 from privkit.errors import InvalidValue, PlanError
+from privkit.markers import Aggregate
 from privkit.retention import files, runs
 from privkit.retention.batches import Batches
 from privkit.retention.dropping import Dropping
@@ -29,12 +30,12 @@ from privkit.retention.planner import Asked, Name, by_table, count_each
 from privkit.retention.ranges import Ranges
 from privkit.retention.retry import Retry
 from privkit.retention.staleness import matched, require_named
-from privkit.sqlalchemy import destroy, due, ledger, outbox
+from privkit.sqlalchemy import destroy, due, ledger, outbox, rollups
 from privkit.sqlalchemy.due import Target
 from privkit.sqlalchemy.finality import Finality, finality
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.physical import Physical, settle
-from privkit.sqlalchemy.tables import LEDGER
+from privkit.sqlalchemy.tables import LEDGER, ROLLUP
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,10 +168,32 @@ def _step(job: Job, step: Step, target: Target, workers: int) -> Tally:
     if step.refused:
         return Tally(error="refused")
     tally, ranges = Tally(), Ranges(step, target, exactly=job.batch is not None)
+    _destroy(job, step, target, tally, ranges, workers)
+    if isinstance(target.technique, Aggregate) and tally.error is None:
+        job.retry.run(partial(_publish, job, target))
+    return tally
+
+
+def _publish(job: Job, target: Target) -> None:
+    """Publish what may be of what was counted, and destroy what has waited for too long."""
+    guard = job.guard
+    with job.transaction() as connection:
+        ledger.lock(connection, guard)
+        rollup = rollups.of(guard, target.table)
+        assert rollup is not None
+        going, late = rollups.publish(connection, guard, rollup, job.as_of)
+        destroy.take_off(connection, guard, ROLLUP, [*going, *late])
+        if going or late:
+            rows = sum(cell.rows for cell in going.values())
+            body = {"run": job.run_id, "summary": rollup.aggregate.into, "cells": len(going), "rows": rows}
+            ledger.append(connection, guard, "aggregated", body | {"destroyed": len(late)})
+
+
+def _destroy(job: Job, step: Step, target: Target, tally: Tally, ranges: Ranges, workers: int) -> None:
     Dropping(job, step, target, tally, Size.of(job.batch), ranges).drop()
     if workers == 1 or not job.shares:
         Batches(job, step, target, tally, Size.of(job.batch), ranges).run()
-        return tally
+        return
     with ThreadPoolExecutor(workers) as pool:
         shares = [Batches(job, step, target, tally, Size.of(job.batch), ranges) for _ in range(workers)]
         try:
@@ -179,7 +202,6 @@ def _step(job: Job, step: Step, target: Target, workers: int) -> Tally:
         except BaseException:
             job.watch.halt("stop")  # the others end after the batch in hand, or a Ctrl-C would wait for all of them
             raise
-    return tally
 
 
 def _left(job: Job, work: list[tuple[Step, Target]]) -> list[int]:

@@ -49,7 +49,7 @@ from privkit.sqlalchemy.references import dependants
 from privkit.sqlalchemy.references import key_columns as key_columns
 from privkit.sqlalchemy.references import keyset as keyset
 from privkit.sqlalchemy.spared import free, spared
-from privkit.sqlalchemy.tables import EPOCH, KEY, OUTBOX
+from privkit.sqlalchemy.tables import EPOCH, KEY
 from privkit.sqlalchemy.types import Sealed
 
 Still = ColumnElement[bool] | None
@@ -166,19 +166,10 @@ def _only(still: Still) -> list[ColumnElement[bool]]:
     return [] if still is None else [still]
 
 
-def in_one_statement(guard: Guard, target: Target) -> bool:
-    """Whether only the rows themselves are touched: no key, residue or file, and no row that depends on them."""
-    table = target.table
-    if target.divided is not None or leaves_residue(target.technique) or outbox.naming(table, target.column):
-        return False
-    followed = any(foreign.ondelete in ("CASCADE", "SET NULL") for foreign in dependants(table))
-    return target.column is not None or not (followed or KEY_COLUMN in table.columns or references.circle(guard, table))
-
-
 def destroy_where(
     connection: Connection, guard: Guard, target: Target, chosen: ColumnElement[bool], gone: receipts.Keys | None = None
 ) -> int:
-    """Destroy what a condition finds and no hold keeps, where ``in_one_statement``. Returns how many rows that were."""
+    """Destroy what a condition finds and no hold keeps, where that touches nothing else. Returns how many rows."""
     table = target.table
     statement = delete(table) if target.column is None else update(table).values(_emptied(guard, target))
     return receipts.executed(connection, statement.where(chosen, free(guard, table)), table, gone)
@@ -292,10 +283,13 @@ def _emptied_residue(target: Target) -> dict[str, Any]:
     return {residue: None} if column.nullable or is_sealed(column) else {residue: "", column.key: ""}
 
 
-def take_off(connection: Connection, guard: Guard, ids: Sequence[int]) -> set[int]:
-    """Take rows off the outbox, whose files are gone or another row's. Returns the ids of those that were there."""
-    table = guard.own_table(OUTBOX)
-    return set(connection.execute(delete(table).where(table.c.id.in_(ids)).returning(table.c.id)).scalars())
+def take_off(connection: Connection, guard: Guard, name: str, ids: Sequence[Any]) -> set[Any]:
+    """Take rows off one of privkit's tables of work that waits: the outbox, the rollups. Returns the ids met."""
+    table, found = guard.own_table(name), set[Any]()
+    for start in range(0, len(ids), keystore.CHUNK):
+        these = table.c.id.in_(ids[start : start + keystore.CHUNK])
+        found.update(connection.execute(delete(table).where(these).returning(table.c.id)).scalars())
+    return found
 
 
 IN_LINE = 500

@@ -35,7 +35,7 @@ from sqlalchemy.orm import RelationshipProperty
 
 from privkit.crypto import DESTROYED
 from privkit.deidentify import leaves_residue
-from privkit.markers import BirthDate, Delete, Latest, Technique
+from privkit.markers import Aggregate, BirthDate, Delete, Latest, Technique
 from privkit.policy import Keep
 from privkit.policy.resolve import FieldRule
 from privkit.sqlalchemy import epochs, holds, references
@@ -49,17 +49,22 @@ from privkit.sqlalchemy.visibility import all_passed, table_rules
 Now = Callable[[], datetime]
 
 
+_GOES = Delete()
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """What a step destroys: the values of one column of a table, or whole rows (``column`` None).
 
-    With ``divided``, the column whose epochs end, it is their keys: rows of privkit_epoch.
+    With ``divided``, the column whose epochs end, it is their keys: rows of privkit_epoch. ``whole``: what
+    becomes of rows.
     """
 
     table: Table
     column: Column[Any] | None
     rule: FieldRule | None
     divided: Column[Any] | None = None
+    whole: Delete | Aggregate = _GOES
 
     @property
     def field(self) -> str | None:
@@ -69,9 +74,9 @@ class Target:
         return self.column.name if self.column is not None else None
 
     @property
-    def technique(self) -> Technique:
+    def technique(self) -> Technique | Aggregate:
         """What remains of it."""
-        return self.rule.field.marker.then if self.rule else Delete()
+        return self.rule.field.marker.then if self.rule else self.whole
 
     @property
     def is_birth_date(self) -> bool:
@@ -104,7 +109,8 @@ def targets(guard: Guard) -> list[Target]:
     and the fields that count from the latest of other rows: without those rows they would never have ended.
     """
     tables = [table for table in references.in_deletion_order(guard) if guard.tables[table].model.fields]
-    rows = [Target(table, None, None) for table in tables if guard.tables[table].model.expire_row is not None]
+    ends = [(table, guard.tables[table].model.expire_row) for table in tables]
+    rows = [Target(table, None, None, whole=whole) for table, whole in ends if whole is not None]
     fields = field_targets(guard)
     counting = {id(target) for target in fields if _latest_of(guard, target)}
     early = [target for target in fields if id(target) in counting]

@@ -22,7 +22,7 @@ from sqlalchemy import (
 KEY, EPOCH = "privkit_key", "privkit_epoch"
 LEDGER, HOLD, HOLD_ROW, CONSENT = "privkit_ledger", "privkit_hold", "privkit_hold_row", "privkit_consent"
 REQUEST, OBSERVATION, OUTBOX = "privkit_consent_request", "privkit_observation", "privkit_outbox"
-SWITCH, RECEIPT = "privkit_switch", "privkit_receipt"
+SWITCH, RECEIPT, ROLLUP = "privkit_switch", "privkit_receipt", "privkit_rollup"
 OBSERVED_NAMES = {"outcome": 12, "field": 200, "purpose": 200, "place": 200}
 """What is counted, with the longest texts: together they are a primary key in every database."""
 
@@ -198,6 +198,17 @@ def _receipt(metadata: MetaData) -> None:
     )
 
 
+def _rollup(metadata: MetaData) -> None:
+    Table(
+        ROLLUP,
+        metadata,
+        Column("id", LargeBinary(16), primary_key=True, comment="keyed token of the summary and the cell"),
+        Column("summary", String(255), nullable=False),
+        Column("state", LargeBinary, nullable=False, comment="what waits to be published, sealed"),
+        Column("changed_at", DateTime(timezone=True), nullable=False),
+    )
+
+
 _DEFINED: dict[str, Callable[[MetaData], None]] = {
     KEY: _key,
     EPOCH: _epoch,
@@ -210,4 +221,5 @@ _DEFINED: dict[str, Callable[[MetaData], None]] = {
     OUTBOX: _outbox,
     SWITCH: _switch,
     RECEIPT: _receipt,
+    ROLLUP: _rollup,
 }
