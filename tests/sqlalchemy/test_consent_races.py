@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import pytest
@@ -13,11 +13,11 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from privkit import GeoPoint
+from privkit import GeoPoint, purposes
 from privkit.errors import ConsentRequired
 from privkit.sqlalchemy import consents
 from tests.databases import raw_rows
-from tests.sqlalchemy.rides import Rider, RideService, Trip, rider
+from tests.sqlalchemy.rides import START, Rider, RideService, Trip, rider
 
 CHILD, ADULT = 1, 2
 Write = Callable[[Connection], Any]
@@ -48,6 +48,7 @@ def service(service: RideService) -> RideService:
         child.born = date(2015, 5, 5)
         given: dict[str, Any] = {"guardian": "mother", "method": "signed_form"}
         service.privacy.consent.grant(session, subject=child, purposes={"navigation"}, **given)
+        service.privacy.consent.switch_on(session, subject=child, purposes={"navigation"})  # off for children
         session.commit()
     return service
 
@@ -126,3 +127,39 @@ def test_a_write_for_an_adult_locks_nothing(service: RideService) -> None:
     with service.privacy.purpose("navigation"), service.engine.begin() as connection:
         connection.execute(insert(Trip), [{"rider_id": ADULT, "start": GeoPoint(2, 2)}])
     assert [] == [each for each in seen if "FOR SHARE" in each or each.startswith("UPDATE")]
+
+
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
+def test_a_withdrawal_while_a_purge_runs_ends_reading_at_once_and_the_purge_ends_well(
+    service: RideService, isolation: str
+) -> None:
+    """The reader's transaction began before the withdrawal, the purge's batches commit before and after it."""
+    old = START - timedelta(days=3)
+    with service.privacy.purpose("navigation"), Session(service.engine) as session:
+        session.add_all([Trip(rider_id=ADULT, start=GeoPoint(1, 1), ended_at=old) for _ in range(6)])
+        session.commit()
+    sqlite, batches = service.engine.dialect.name == "sqlite", 0
+    reading = (
+        service.engine.execution_options() if sqlite else service.engine.execution_options(isolation_level=isolation)
+    )
+    with service.privacy.purpose("navigation"), Session(reading) as reader:
+        if not sqlite:  # there an open reader would keep the file from its writers
+            assert {CHILD, ADULT} == set(reader.scalars(select(Trip.rider_id)))
+
+        def between(*_: Any) -> None:
+            nonlocal batches
+            batches += 1
+            if batches == 2:
+                withdraw(service)
+
+        with purposes.internally():
+            run = service.privacy.purge(service.engine, service.privacy.plan(service.engine), batch=2, progress=between)
+        assert batches > 2
+        assert run.ok
+        assert run.done == 6
+        if not sqlite:
+            with pytest.raises((ConsentRequired, OperationalError)):
+                reader.add(Trip(rider_id=CHILD, start=GeoPoint(2, 2)))
+                reader.commit()
+            reader.rollback()
+        assert {ADULT} == set(reader.scalars(select(Trip.rider_id)))
