@@ -51,6 +51,7 @@ class Given:
     notice: str | None
     claimed: datetime | None
     until: datetime | None
+    to_others: bool = False
 
     def fault(self, purpose: str, now: datetime, *, disclosed: bool = False) -> str | None:
         """Why it does not count."""
@@ -61,7 +62,9 @@ class Given:
             return "expired"
         if purpose == "play" and now >= MATERIAL and self.notice != "v2":
             return "superseded"
-        return "unverified" if (disclosed or purpose == "letters") and self.method not in STRONG else None
+        if (disclosed or purpose == "letters") and self.method not in STRONG:
+            return "unverified"
+        return "undisclosed" if disclosed and not self.to_others else None
 
 
 @dataclass

@@ -261,10 +261,26 @@ def test_a_consent_by_a_weak_method_allows_no_disclosure(service: RideService) -
     say(service, "grant", "account", method="email_plus")
     assert ask(service, "allows", purpose="account")
     assert not ask(service, "allows", purpose="account", disclosure=True)
-    say(service, "grant", "account")
+    with pytest.raises(InvalidValue, match="does not verify a guardian well enough"):
+        say(service, "grant", "account", method="email_plus", disclosure={"account"})
+    say(service, "grant", "account", disclosure={"account"})
     assert ask(service, "allows", purpose="account", disclosure=True)
     assert not ask(service, "allows", purpose="pickup")
     assert ask(service, "allows", purpose="age_check", disclosure=True)
+
+
+def test_a_yes_to_use_is_none_to_giving_data_to_others(service: RideService) -> None:
+    say(service, "grant", "account")
+    assert ask(service, "allows", purpose="account")
+    assert not ask(service, "allows", purpose="account", disclosure=True)
+    say(service, "grant", "account", disclosure="account")
+    assert ask(service, "allows", purpose="account", disclosure=True)
+    say(service, "grant", "account")  # the newest word counts, and this one is to its use alone
+    assert not ask(service, "allows", purpose="account", disclosure=True)
+    with pytest.raises(InvalidValue, match="not consented to itself"):
+        say(service, "grant", "account", disclosure={"pickup"})
+    records = ask(service, "receipt")
+    assert [False, True, False] == [event["disclosure"] for event in records[0]["events"]]
 
 
 def test_d12_the_decision_is_taken_from_the_ledger_at_use(service: RideService) -> None:

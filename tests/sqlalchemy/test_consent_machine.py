@@ -112,6 +112,7 @@ class ConsentMachine(RuleBasedStateMachine):
         notice=st.sampled_from(["v1", "v2", "v2"]),
         ago=st.sampled_from([None, None, None, timedelta(0), timedelta(hours=1), timedelta(days=31)]),
         days=st.sampled_from([None, None, 1, 30]),
+        to_others=st.booleans(),
     )
     def consents(
         self,
@@ -122,15 +123,17 @@ class ConsentMachine(RuleBasedStateMachine):
         notice: str,
         ago: timedelta | None,
         days: int | None,
+        to_others: bool,
     ) -> None:
         now = self.clock.now
         shown = notice if "play" in purposes else None
         until = now + timedelta(days=days) if days else None
-        said = Given(now, method, shown, None if ago is None else now - ago, until)
+        said = Given(now, method, shown, None if ago is None else now - ago, until, to_others)
         told: dict[str, Any] = {"method": method, "notice": shown, "claimed_at": said.claimed, "until": until}
         for number, pupil in self._those(which):
             given = told | {"purposes": purposes, "guardian": self._guardian(guardian)}
-            if "letters" in purposes and method not in STRONG:
+            given["disclosure"] = purposes if to_others else ()
+            if (to_others or "letters" in purposes) and method not in STRONG:
                 with pytest.raises(InvalidValue):
                     self._say("grant", number, **given)
                 continue

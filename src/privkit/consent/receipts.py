@@ -1,7 +1,8 @@
 """Consent records and receipts as JSON, under the field names of ISO/IEC TS 27560:2023.
 
 What the standard names is called so (``record_id``, ``privacy_notice``, ``event_state``); the fields that it has no
-name for are ``verification_method``, ``verifier``, ``notice_sha256``, ``material``, ``claimed_time`` and ``expires``.
+name for are ``verification_method``, ``verifier``, ``notice_sha256``, ``material``, ``claimed_time``,
+``expires`` and ``disclosure``.
 A record is about one data subject, by a pseudonym, and one purpose.
 """
 
@@ -32,6 +33,7 @@ _NAMES = {
     "material": "material",
     "claimed_time": "claimed_at",
     "expires": "expires",
+    "disclosure": "disclosure",
 }
 """The fields of an event, each with what it is called here."""
 
@@ -113,9 +115,9 @@ def _value(name: str, value: Any) -> Any:
         return _instant(value)
     elif name in _TOKENS:
         return _hexadecimal(value, _TOKENS[name])
-    elif name == "material":
+    elif name in ("material", "disclosure"):
         if value not in (None, True, False):
-            raise _unfit("material as true, false or null")
+            raise _unfit(f"{name} as true, false or null")
     elif value is not None and (not isinstance(value, str) or not 0 < len(value) <= 60):
         raise _unfit("names of at most 60 characters")
     return value

@@ -14,6 +14,7 @@ from privkit.policy.notices import ConsentTerms
 
 ASKED, GIVEN, REFUSED, WITHDRAWN = "asked", "given", "refused", "withdrawn"
 EXPIRED, LAPSED, SUPERSEDED = "expired", "lapsed", "superseded"
+UNDISCLOSED = "undisclosed"
 ENDED = (EXPIRED, LAPSED, SUPERSEDED)
 EVENTS = (ASKED, GIVEN, REFUSED, WITHDRAWN, EXPIRED, LAPSED, SUPERSEDED)
 NO = (REFUSED, WITHDRAWN)
@@ -31,6 +32,7 @@ class ConsentEvent:
     ``subject``: the key id of the data subject. ``guardian``, ``verifier``: keyed tokens; a guardian of None stands for
     all, and ``IN_PERSON`` for the data subject. ``claimed_at``: when it is said to have happened, where that is not
     ``at``, when it was recorded. ``material``: whether its notice was a material change of the one before.
+    ``disclosure``: of a consent, whether there was a separate yes to giving data to others.
     """
 
     seq: int
@@ -47,6 +49,7 @@ class ConsentEvent:
     material: bool | None = None
     claimed_at: datetime | None = None
     expires: datetime | None = None
+    disclosure: bool | None = None
 
     @property
     def since(self) -> datetime:
@@ -63,8 +66,8 @@ def state(events: Iterable[ConsentEvent], now: datetime, terms: ConsentTerms, *,
     """Return ``given`` where consent counts at ``now``, otherwise why not; None where nobody was asked.
 
     Of each guardian the newest word counts, and one who says no is enough. ``in_person``: the data subject came of age,
-    and the own word alone counts. ``unverified``: by a method that is not good enough. ``lapsed``: whoever gave it is a
-    guardian no more, or the child has come of age.
+    and the own word alone counts. ``undisclosed``: to its use, not to giving it to others. ``unverified``: by a method
+    that is not good enough. ``lapsed``: whoever gave it is a guardian no more, or the child has come of age.
     """
     known = sorted(events, key=lambda each: each.seq)
     said = [each for each in known if each.event != ASKED]
@@ -90,11 +93,13 @@ def standing(
     """
     said = [each for each in events if each.event != ASKED]
     found = [each for each in said if each.event == GIVEN and not any(_replaces(word, each) for word in said)]
-    own = replace(terms, methods=None)
-    return [
-        (each, (own if each.in_person else terms).fault(each.since, each.expires, each.method, each.notice, now))
-        for each in found
-    ]
+    own = replace(terms, methods=None, separate=False)
+    return [(each, _fault(each, own if each.in_person else terms, now)) for each in found]
+
+
+def _fault(given: ConsentEvent, terms: ConsentTerms, now: datetime) -> str | None:
+    fault = terms.fault(given.since, given.expires, given.method, given.notice, now)
+    return UNDISCLOSED if fault is None and terms.separate and not given.disclosure else fault
 
 
 def _replaces(word: ConsentEvent, given: ConsentEvent) -> bool:

@@ -42,12 +42,14 @@ class ConsentTerms:
     """What consent to one purpose has to be like to count.
 
     ``valid``: how long after it was given; None: as long as it stands. ``methods``: the ways to verify a guardian that
-    are good enough; None: any. ``renewals``: from each day on, the notices that count.
+    are good enough; None: any. ``renewals``: from each day on, the notices that count. ``separate``: whether it takes a
+    separate yes, to giving data to others.
     """
 
     valid: Period | None = None
     methods: tuple[str, ...] | None = None
     renewals: tuple[tuple[date, tuple[str, ...]], ...] = ()
+    separate: bool = False
 
     def fault(
         self, given: datetime, expires: datetime | None, method: str | None, notice: str | None, now: datetime

@@ -271,13 +271,15 @@ class Policy:
     def consent_terms(self, name: str, *, disclosure: bool = False) -> ConsentTerms:
         """Return what consent to a purpose has to be like to count. Raises PolicyError for an unknown purpose.
 
-        Where data is disclosed, by the purpose or now (``disclosure``), the method has to be good enough for that.
+        Where data is disclosed, by the purpose or now (``disclosure``), the method has to be good enough for that; now,
+        it takes the separate yes too.
         """
         purpose = self.purpose(name)
         listed = any(name in each.purposes for each in self.recipients.values())
         discloses = disclosure or (listed if purpose.disclosure is None else purpose.disclosure)
         strong = tuple(each.name for each in self.verification_methods.values() if each.disclosure)
-        return ConsentTerms(purpose.consent_valid, strong if discloses else None, renewals(self.notices, name))
+        methods = strong if discloses else None
+        return ConsentTerms(purpose.consent_valid, methods, renewals(self.notices, name), disclosure)
 
     def strictest_rule(self, purpose: Purpose) -> str | None:
         """Return the strictest that any pack's rule asks for such a purpose: of any place, age and day."""

@@ -138,6 +138,7 @@ class Requests:
         consent = None
         if given:
             seen: dict[str, Any] = {"notice": request.notice, "locale": request.locale, "verifier": verifier}
+            seen["disclosure"] = given & _asked_for(request, disclosure)
             consent = consent_words.consent(guard, given, request.guardian, method, **seen)
         if not close_request(connection, guard, request.id):
             raise tokens.refused("used", request.locale)

@@ -13,6 +13,7 @@ from privkit.purposes import internally
 from privkit.sqlalchemy.consent_words import reference
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.mapping import KEY_COLUMN
+from privkit.sqlalchemy.tables import KEY
 
 Target = Connection | Session | scoped_session[Any]
 
@@ -61,6 +62,22 @@ def subject_of(session: Session | scoped_session[Any], subject: object) -> tuple
 
 def whose(session: Session | scoped_session[Any], subject: object) -> tuple[Connection, bytes]:
     return (connection_of(session), subject) if isinstance(subject, bytes) else subject_of(session, subject)
+
+
+def living(session: Session | scoped_session[Any], guard: Guard, subject: object) -> tuple[Connection, bytes]:
+    """The same, and of a data subject who is given by a key id. Raises InvalidValue where the key was destroyed."""
+    if not isinstance(subject, bytes):
+        return subject_of(session, subject)
+    connection, keys = connection_of(session), guard.own_table(KEY)
+    with internally():
+        found = connection.execute(select(keys.c.id).where(keys.c.id == subject, keys.c.wrapped.is_not(None))).first()
+    if found is None:
+        raise InvalidValue(
+            "No data subject has this key, or no more.",
+            "Nobody's consent can be recorded for nobody.",
+            "Give what privkit_key of the data subject's row holds.",
+        )
+    return connection, subject
 
 
 def key_of(connection: Connection, subject: object) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b32decode
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -33,11 +33,17 @@ class Word:
     material: bool | None = None
     claimed_at: datetime | None = None
     expires: datetime | None = None
+    disclosure: frozenset[str] = frozenset()
+    """The purposes with a separate yes to giving data to others."""
 
     def rows(self, subject: bytes, at: datetime) -> list[dict[str, Any]]:
         """Return the rows of the consent ledger for one data subject."""
-        said = {name: getattr(self, name) for name in self.__slots__ if name != "purposes"}
-        return [said | {"subject": subject, "at": at, "purpose": name} for name in self.purposes]
+        said = {name: getattr(self, name) for name in self.__slots__ if name not in ("purposes", "disclosure")}
+        said |= {"subject": subject, "at": at}
+        given = self.event == GIVEN
+        return [
+            said | {"purpose": name, "disclosure": name in self.disclosure if given else None} for name in self.purposes
+        ]
 
 
 def consent(
@@ -51,12 +57,19 @@ def consent(
     verifier: str | None = None,
     claimed_at: datetime | None = None,
     until: datetime | None = None,
+    disclosure: Iterable[str] = (),
 ) -> Word:
     """Return a consent. Raises PolicyError for an unknown purpose, InvalidValue for what the policy does not list."""
-    names = known(guard, purposes)
+    names, disclosed = known(guard, purposes), frozenset({disclosure} if isinstance(disclosure, str) else disclosure)
+    if not disclosed <= set(names):
+        raise InvalidValue(
+            "Disclosure is consented to for a purpose that is not consented to itself.",
+            "The yes to giving data to others comes on top of the yes to its use.",
+            f"Name it in purposes too; named there: {', '.join(names)}.",
+        )
     _check_method(guard, method, listed=guardian != IN_PERSON)
     if guardian != IN_PERSON:
-        _check_strength(guard, names, method)
+        _check_strength(guard, names, disclosed, method)
     now = guard.now()
     if claimed_at is not None and as_utc(claimed_at) > now:
         raise InvalidValue("A consent is said to be of the future.", "Nobody gave it yet.", "Give claimed_at its day.")
@@ -68,6 +81,7 @@ def consent(
         verifier=None if verifier is None else reference(guard, "verifier", verifier),
         claimed_at=None if claimed_at is None else as_utc(claimed_at),
         expires=None if until is None else as_utc(until),
+        disclosure=disclosed,
         **seen(guard, names, notice, locale),
     )
 
@@ -149,12 +163,12 @@ def _check_method(guard: Guard, method: str, *, listed: bool) -> None:
         )
 
 
-def _check_strength(guard: Guard, names: Iterable[str], method: str) -> None:
+def _check_strength(guard: Guard, names: Iterable[str], disclosed: Collection[str], method: str) -> None:
     for name in names:
-        strong = guard.policy.consent_terms(name).methods
+        strong = guard.policy.consent_terms(name, disclosure=name in disclosed).methods
         if strong is not None and method not in strong:
             raise InvalidValue(
-                f"The purpose {name!r} discloses data; this method does not verify a guardian well enough for that.",
+                f"Data is disclosed for {name!r}; this method does not verify a guardian well enough for that.",
                 "Data that has been given to others does not come back.",
                 f"Use one of: {', '.join(strong) or '(the policy lists none)'}; or say\n"
                 f"purposes.{name}.disclosure: false in {guard.policy.path}, if no recipient uses it for its own ends.",

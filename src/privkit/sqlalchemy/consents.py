@@ -16,7 +16,16 @@ from privkit.consent.state import REFUSED, WITHDRAWN, ConsentEvent
 from privkit.sqlalchemy import consent_rows, consent_words, ledger, transitions
 from privkit.sqlalchemy.consent_recording import lapse, record
 from privkit.sqlalchemy.consent_requests import Requests
-from privkit.sqlalchemy.consent_subjects import Target, connection_of, forget, guardian_token, mapped, subject_of, whose
+from privkit.sqlalchemy.consent_subjects import (
+    Target,
+    connection_of,
+    forget,
+    guardian_token,
+    living,
+    mapped,
+    subject_of,
+    whose,
+)
 from privkit.sqlalchemy.consent_words import Word, known, reference
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.switching import Switching
@@ -72,8 +81,9 @@ class ConsentLedger(Requests, Switching):
     """Consent for data subjects as the application holds them: mapped objects.
 
     A guardian is the application's reference to the person (a text), or a mapped data subject; somebody of age who is
-    named as the own guardian answers in person. What is recorded counts once the session commits. Each method raises
-    PolicyError for an unknown purpose, MappingError for what is no data subject and InvalidValue for one without a row.
+    named as the own guardian answers in person. A word may also be recorded on the key id of a data subject's row. What
+    is recorded counts once the session commits. Each method raises PolicyError for an unknown purpose, MappingError for
+    what is no data subject and InvalidValue for one without a row.
     """
 
     def __init__(self, guard: Guard) -> None:
@@ -92,17 +102,20 @@ class ConsentLedger(Requests, Switching):
         verifier: str | None = None,
         claimed_at: datetime | None = None,
         until: datetime | None = None,
+        disclosure: Iterable[str] = (),
     ) -> None:
         """Record that a guardian consents to ``purposes`` for ``subject``.
 
         ``method``: how the guardian was verified, and ``verifier`` by whom. ``notice``: the version of the text that
         was shown, in ``locale``; where the policy lists notices it has to be one of them. ``claimed_at``: when it was
-        given, where it arrives late. ``until``: when it ends.
+        given, where it arrives late. ``until``: when it ends. ``disclosure``: for which of them the guardian said a
+        second yes, to giving data to others; without it ``allows(..., disclosure=True)`` says no.
 
         Raises InvalidValue for a method that the policy does not list, or one too weak for a purpose that discloses.
         """
-        connection, key_id = subject_of(session, subject)
-        details = {"locale": locale, "verifier": verifier, "claimed_at": claimed_at, "until": until}
+        connection, key_id = living(session, self._guard, subject)
+        details: dict[str, Any] = {"locale": locale, "verifier": verifier, "claimed_at": claimed_at, "until": until}
+        details["disclosure"] = disclosure
         grant(connection, self._guard, key_id, purposes, guardian, method, notice, **details)
 
     def refuse(
@@ -220,6 +233,6 @@ class ConsentLedger(Requests, Switching):
         guardian: object,
         event: str,
     ) -> None:
-        connection, key_id = subject_of(session, subject)
+        connection, key_id = living(session, self._guard, subject)
         _refuse(connection, self._guard, key_id, purposes, guardian, event)
         forget(session, self._guard)

@@ -133,6 +133,9 @@ def _consent(metadata: MetaData) -> None:
             "claimed_at", DateTime(timezone=True), comment="when it is said to have happened, where that is earlier"
         ),
         Column("expires", DateTime(timezone=True)),
+        Column(
+            "disclosure", Boolean, comment="of a consent: whether there was a separate yes to giving data to others"
+        ),
     )
     Index("ix_privkit_consent_subject", consent.c.subject, consent.c.purpose, consent.c.seq)
     Index("ix_privkit_consent_guardian", consent.c.guardian)
