@@ -19,6 +19,8 @@ _ISO = re.compile(
 )
 _FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
+_REFERENCE = datetime(2001, 1, 1, tzinfo=UTC)
+
 
 @dataclass(frozen=True, slots=True)
 class Period:
@@ -45,6 +47,10 @@ class Period:
         if period.months > 12 * 1000 or period.rest > timedelta(days=366_000):
             raise ValueError("longer than a thousand years")
         return period
+
+    def length(self) -> timedelta:
+        """Return how long it is from 1 January 2001, to compare periods by."""
+        return self.after(_REFERENCE) - _REFERENCE
 
     def after(self, moment: datetime) -> datetime:
         """Return the instant at which a period that starts at ``moment`` has passed (UTC; capped at year 9999)."""

@@ -101,9 +101,9 @@ class School:
     clock: Any
 
 
-def open_school(url: str, folder: Path, clock: Callable[[], datetime]) -> School:
+def open_school(url: str, folder: Path, clock: Callable[[], datetime], policy: str = POLICY) -> School:
     """Make the tables, without anybody in them."""
-    (folder / "school.yaml").write_text(POLICY, encoding="utf-8")
+    (folder / "school.yaml").write_text(policy, encoding="utf-8")
     privacy = Privacy(folder / "school.yaml", Base, FileKeyring.create(folder / "school.json"), clock)
     engine = create_engine(url)
     privacy.protect(engine)

@@ -13,7 +13,9 @@ from privkit.coverage.html import environment
 from privkit.coverage.inventory import personal
 from privkit.deidentify import label
 from privkit.markers import Delete, Pseudonymise, Suppress, Technique
+from privkit.periods import Period
 from privkit.policy import Keep
+from privkit.policy.lapses import CHILD
 from privkit.policy.resolve import FieldRule
 from privkit.sqlalchemy import children
 from privkit.sqlalchemy.guard import Guard
@@ -89,7 +91,9 @@ def _period(keep: Keep | None) -> str:
         return "without an end"
     after, _, _ = keep.after.partition(":")
     until = f", or until {keep.until.replace('_', ' ')}" if keep.until else ""
-    return f"{in_words(keep.period)} after {after.replace('_', ' ')}{until}"
+    shorter = next((each.period for each in keep.lapses if each.whose == CHILD), keep.period)
+    period = min(shorter, keep.period, key=Period.length)
+    return f"{in_words(period)} after {after.replace('_', ' ')}{until}"
 
 
 def _render(template: str, text: RetentionText) -> str:

@@ -123,6 +123,7 @@ def _read(path: Path, node: Node, folder: Path, problems: list[Problem]) -> Poli
         holds=holds,
         notices=notices,
         without_consent=rules.without_consent,
+        child_keep=rules.child_keep,
     )
     return _lapsing(reading, policy)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from privkit.periods import Period
 from privkit.policy.ages import OUTCOMES, AgeRule, ChildRule, places_of, rows_of, rule_on
-from privkit.policy.lapses import GUARDIAN, IN_PERSON, Lapse
+from privkit.policy.lapses import CHILD, GUARDIAN, IN_PERSON, Lapse
 from privkit.policy.notices import ConsentTerms, Notice, renewals
 from privkit.policy.problems import Problem, nearest, paste, quoted, refusal
 
@@ -50,7 +50,7 @@ class Keep:
     """Keep for ``period`` after the event ``after``. ``epoch``: the width of the buckets that have their own key.
 
     ``until``: the event that ends it instead, earlier or later, in rows where that is known; "" for none.
-    ``lapses``: what ends it before, in rows about somebody whose consent is missing.
+    ``lapses``: what ends it before, in rows about somebody whose consent is missing, or about a child.
     """
 
     period: Period
@@ -178,7 +178,8 @@ class Policy:
     destroys. ``backups``: how long backups, snapshots and archived logs
     of the database are kept; None: nobody said. ``holds``: who may place and release holds; None: whoever can.
     ``notices``: the versions of the text that guardians see, the oldest first. ``without_consent``: how long data is
-    kept on a consent that is missing, by whose it is; without an entry as long as it would be with it.
+    kept on a consent that is missing, by whose it is; without an entry as long as it would be with it. ``child_keep``:
+    for how long at most a purpose keeps what is about somebody who was a child when its period began.
     """
 
     path: str
@@ -206,6 +207,7 @@ class Policy:
     holds: HoldRules | None = None
     notices: Mapping[str, Notice] = field(default_factory=dict)
     without_consent: Mapping[str, Period] = field(default_factory=dict)
+    child_keep: Period | None = None
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -264,9 +266,12 @@ class Policy:
         return self.children_under(name) == "consent" and self.purposes[name].legal_basis == "consent"
 
     def lapses(self, name: str) -> tuple[Lapse, ...]:
-        """Return what ends a purpose where consent to it is missing."""
+        """Return what ends a purpose where consent to it is missing, and for a child."""
+        shorter = self.child_keep if self.purposes[name].keep is not None else None
+        of_child = () if shorter is None else (Lapse(name, CHILD, shorter),)
         asked = {GUARDIAN: self.children_under(name) == "consent", IN_PERSON: self.rests_on_consent(name)}
-        return tuple(Lapse(name, each, period) for each, period in self.without_consent.items() if asked[each])
+        missing = (Lapse(name, each, period) for each, period in self.without_consent.items() if asked[each])
+        return *missing, *of_child
 
     def consent_terms(self, name: str, *, disclosure: bool = False) -> ConsentTerms:
         """Return what consent to a purpose has to be like to count. Raises PolicyError for an unknown purpose.

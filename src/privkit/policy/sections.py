@@ -22,7 +22,7 @@ _DUTY = {"citation": '"..."', "keep": "{for: P7Y, after: account_closed}"}
 _SEVERITY = {"scale": "2", "scope": "2", "irremediable": "2"}
 _CHILD = (
     *("ages", "default_age", "offered_in", "age_of_digital_consent"),
-    *("rules", "verification_methods", "finite_periods", "without_consent"),
+    *("rules", "verification_methods", "finite_periods", "without_consent", "keep"),
 )
 _AGE = {"age": "16", "status": "B", "source": '"..."'}
 _STATUS = ("A", "B", "U")
@@ -47,6 +47,7 @@ class Layer:
     methods: dict[str, VerificationMethod] = field(default_factory=dict)
     finite_periods: bool = False
     without_consent: dict[str, Period] = field(default_factory=dict)
+    child_keep: Period | None = None
     ages_from: tuple[str, int] | None = None
 
 
@@ -64,6 +65,8 @@ def merge(layers: Iterable[Layer]) -> Layer:
         merged.methods.update(layer.methods)
         merged.without_consent.update(layer.without_consent)
         merged.finite_periods = merged.finite_periods or layer.finite_periods
+        periods = [each for each in (merged.child_keep, layer.child_keep) if each is not None]
+        merged.child_keep = min(periods, key=Period.length, default=None)
         defaults = [rule for rule in (merged.default_age, layer.default_age) if rule is not None]
         merged.default_age = max(defaults, key=lambda rule: rule.age, default=None)
     return merged
@@ -188,6 +191,7 @@ def _child(found: Section, layer: Layer, as_of: date | None) -> None:
         if method is not None:
             layer.methods[name] = method
     layer.finite_periods = found.flag("finite_periods") is True
+    layer.child_keep = found.period("keep") if "keep" in found else None
     _without_consent(found, layer)
 
 

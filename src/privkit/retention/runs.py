@@ -23,7 +23,6 @@ from privkit.sqlalchemy.tables import LEDGER
 MUCH_SHORTER = 10
 """How many times shorter a period may become before a run asks for the plan's number, however few rows it destroys."""
 
-_REFERENCE = datetime.fromisoformat("2001-01-01T00:00:00+00:00")
 _BEFORE = 50
 """How many runs are looked at for the last one that had a step's rule: several services may share a database."""
 
@@ -111,13 +110,9 @@ def deciding(guard: Guard, target: Target) -> list[tuple[str, Keep]]:
     for name, keep in sorted(keeps.items()):
         if keep is not None:
             same = (*keep.anchor, *(lapse.event for lapse in keep.lapses))
-            if same not in last or _length(keep.period) > _length(last[same][1].period):
+            if same not in last or keep.period.length() > last[same][1].period.length():
                 last[same] = (name, keep)
     return [each for _, each in sorted(last.items())]
-
-
-def _length(period: Period) -> timedelta:
-    return period.after(_REFERENCE) - _REFERENCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +147,9 @@ def _last_rules(guard: Guard, connection: Connection) -> Rules:
 
 def _shortened(before: list[list[str]], now: list[list[str]]) -> bool:
     """Whether a period became so much shorter, or what was waited for before is waited for no longer."""
-    periods = {tuple(anchor): _length(Period.parse(period)) for _, period, *anchor in now}
+    periods = {tuple(anchor): Period.parse(period).length() for _, period, *anchor in now}
     return any(
-        tuple(anchor) not in periods or _length(Period.parse(period)) >= MUCH_SHORTER * periods[tuple(anchor)]
+        tuple(anchor) not in periods or Period.parse(period).length() >= MUCH_SHORTER * periods[tuple(anchor)]
         for _, period, *anchor in before
     )
 

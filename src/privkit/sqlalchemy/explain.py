@@ -20,6 +20,7 @@ from privkit.deidentify import label
 from privkit.errors import InvalidValue, MappingError
 from privkit.lifetime import MISSING, Clause, Lifetime, Status, ends, field_lifetime, last_end
 from privkit.markers import Delete
+from privkit.policy.lapses import is_childs
 from privkit.sqlalchemy import row_facts
 from privkit.sqlalchemy.destroy import key_columns
 from privkit.sqlalchemy.due import Target
@@ -180,7 +181,9 @@ def _part(
 def _reason(name: str, clause: Clause, facts: RowFacts) -> Reason:
     period, events = str(clause.period) if clause.period is not None else "", facts.events
     happened, own = events.get(clause.event), events.get(clause.until)
-    missing = next(filter(None, (events.get(event) for event, _ in clause.lapses)), None)
+    missing = next(filter(None, (events.get(event) for event, _ in clause.lapses if not is_childs(event))), None)
+    of_child = next((str(each) for event, each in clause.lapses if is_childs(event) and events.get(event)), "")
+    period = f"{period}, of a child {of_child}," if of_child else period
     return Reason(name, period, clause.event, happened, own, ends(clause, events), name in facts.withheld, missing)
 
 

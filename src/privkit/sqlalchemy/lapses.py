@@ -1,21 +1,26 @@
-"""Since when consent to a purpose is missing, as SQL beside each row: ``without_consent`` counts from it."""
+"""From when on a purpose ends early, as SQL beside each row: consent is missing, or its period runs for a child."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, FromClause, Table, and_, case, func, not_, select
+from sqlalchemy import ColumnElement, Date, FromClause, Table, and_, case, func, not_, or_, select
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
 from privkit.consent.age import cautious_today
-from privkit.policy.lapses import IN_PERSON, Lapse
+from privkit.policy.lapses import CHILD, IN_PERSON, Lapse
 from privkit.sqlalchemy import children
+from privkit.sqlalchemy.events import event_time
 from privkit.sqlalchemy.guard import Guard, own_alias
 from privkit.sqlalchemy.mapping import ADULT_COLUMN, KEY_COLUMN
 from privkit.sqlalchemy.ownership import hop
 from privkit.sqlalchemy.standing import asked_at, spoken, withdrawn_at
 from privkit.sqlalchemy.tables import CONSENT
+from privkit.sqlalchemy.types import plain_type
 
 Now = Callable[[], datetime]
 
@@ -25,7 +30,7 @@ def missing_since(guard: Guard, table: Table, at: FromClause, lapse: Lapse, now:
 
     Of a child: when a guardian refused, withdrew or was asked in vain, or when it was recorded that the last consent
     ended. Of somebody who came of age here: the day of age, and after an answer in person when that was taken back or
-    ended.
+    ended. With ``CHILD`` it is when the period began to run, where that was for a child.
     """
     subject = children.subject_of(guard, table)
     if subject is None or subject.model.child is None:
@@ -47,8 +52,40 @@ def missing_since(guard: Guard, table: Table, at: FromClause, lapse: Lapse, now:
         grown = and_(row.c[ADULT_COLUMN] > children.ADULT, spoken(consent, key, name, in_person=True))
         return case((grown, withdrawn_at(consent, key, name)))
 
+    if lapse.whose == CHILD:
+        keep = guard.policy.purposes[name].keep
+        assert keep is not None
+        began = event_time(guard, table, at, keep.after)
+        return [case((was_child(guard, table, at, began), began))]
     wanted = (day_of_age, of_answer) if lapse.whose == IN_PERSON else (of_child,)
     return [_of_subject(guard, table, at, each) for each in wanted]
+
+
+def was_child(guard: Guard, table: Table, at: FromClause, moment: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Return SQL that is true where the data subject was a child on the day (UTC) of ``moment``, or is not known."""
+    day = _of_subject(guard, table, at, lambda row: row.c[ADULT_COLUMN])
+    return or_(day.is_(None), day > moment if isinstance(plain_type(moment), Date) else day > _UtcDay(moment))
+
+
+class _UtcDay(FunctionElement[date]):
+    """The day of an instant, in UTC; a naive one is in UTC already."""
+
+    name = "privkit_utc_day"
+    type = Date()
+    inherit_cache = True
+
+
+@compiles(_UtcDay)
+def _utc_day(element: _UtcDay, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"date({compiler.process(element.clauses, **kw)})"
+
+
+@compiles(_UtcDay, "postgresql")
+def _utc_day_on_postgresql(element: _UtcDay, compiler: SQLCompiler, **kw: Any) -> str:
+    (moment,) = element.clauses
+    inner = compiler.process(moment, **kw)
+    in_utc = f"timezone('UTC', {inner})" if getattr(moment.type, "timezone", False) else inner
+    return f"CAST({in_utc} AS DATE)"
 
 
 def _of_subject(

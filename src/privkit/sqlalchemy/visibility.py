@@ -18,6 +18,7 @@ from sqlalchemy import (
     Table,
     and_,
     case,
+    false,
     func,
     literal_column,
     not_,
@@ -30,10 +31,10 @@ from privkit.clock import as_utc
 from privkit.errors import StatementRefused
 from privkit.policy import FieldRule, Keep
 from privkit.policy.lapses import Lapse
-from privkit.sqlalchemy import pairs, switches
+from privkit.sqlalchemy import children, pairs, switches
 from privkit.sqlalchemy.events import MAXIMUM, MINIMUM, event_time, stored
 from privkit.sqlalchemy.guard import Guard
-from privkit.sqlalchemy.lapses import missing_since
+from privkit.sqlalchemy.lapses import missing_since, was_child
 from privkit.sqlalchemy.late import late
 from privkit.sqlalchemy.ownership import owner_key
 from privkit.sqlalchemy.registry import executing
@@ -134,7 +135,30 @@ def unreadable(guard: Guard, kind: Guarded, table: Table, at: FromClause) -> Col
 
 def _all_ended(guard: Guard, kind: Guarded, table: Table, at: FromClause, anchors: list[Anchor]) -> ColumnElement[bool]:
     several = len(anchors) > 1
-    return and_(*(_ended(guard, table, at, each, _in_force(guard, kind, each), several) for each in anchors))
+    ended = []
+    for each in anchors:
+        in_force = _in_force(guard, kind, each)
+        found = [_ended(guard, table, at, each, in_force, several), *_ended_for_child(guard, table, at, each, in_force)]
+        ended.append(or_(*found))
+    return and_(*ended)
+
+
+def _ended_for_child(
+    guard: Guard, table: Table, at: FromClause, anchor: Anchor, cutoff: Cutoff
+) -> list[ColumnElement[bool]]:
+    """SQL that is true when what counts from ``anchor`` has ended by the shorter period of who was a child then."""
+    subject, shorter = children.subject_of(guard, table), guard.policy.child_keep
+    if shorter is None or subject is None or subject.model.child is None:
+        return []
+    time = event_time(guard, table, at, anchor[0])
+    kind = plain_type(time)
+
+    def of_child() -> datetime:
+        found = cutoff(False)
+        return found if found == MINIMUM else max(found, shorter.cutoff(guard.now()))
+
+    ended = and_(was_child(guard, table, at, time), time <= late(lambda: stored(of_child(), kind), kind))
+    return [func.coalesce(ended, false())]
 
 
 def _anchors(guard: Guard, kind: Guarded) -> list[Anchor]:
