@@ -26,6 +26,8 @@ _SLOW = (
     *("machine", "races", "replicas", "requests", "reseal", "rotation", "search", "threads"),
 )
 """Files of the storage that ride on what the others test, and would take five minutes more under SQLAlchemy 2.0."""
+_FORMS = ("read_paths", "write_paths", "left_out", "textual", "bypasses")
+"""Thousands of forms of statements: under 2.0 they are tried on SQLite. What a database does with them, 2.1 shows."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -38,6 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         room = item.path.relative_to(_HERE).parts[0] if item.path.is_relative_to(_HERE) else ""
         above = room in _ABOVE and not any(name in item.path.name for name in _STILL)
         above |= any(name in item.path.name for name in _SLOW)
+        above |= "postgresql" in item.name and any(name in item.path.name for name in _FORMS)
         if not above and (fixtures & _STORAGE_FIXTURES or "sqlalchemy" in _source(item.path)):
             item.add_marker("storage")
 
