@@ -14,11 +14,13 @@
     │   └── ShreddedError      ... because its key was destroyed
     ├── KeyringError           a keyring that is missing, unreadable or too open
     ├── InvalidValue           a value outside its domain (a latitude of 91)
+    ├── BudgetSpent            a noisy place more than a data subject's budget allows
     ├── PlanError              a plan that no longer describes the database
     ├── RunError               a run that left something which was due
     ├── MigrationError         a migration step that would lose or expose personal data
     ├── ClockError             a clock that cannot be trusted
     ├── LedgerError            a broken chain
+    ├── ReleaseRefused         a table that misses a bound it has to reach before it is handed on
     ├── ApplicationError       a command line that finds no application or database
     └── ConformanceError       models, or a database, that break a law of the conformance kit
 
@@ -126,6 +128,12 @@ class InvalidValue(PrivkitError, ValueError):
     code = "PK501"
 
 
+class BudgetSpent(PrivkitError):
+    """One more noisy place of a data subject would tell more than their budget allows in its period."""
+
+    code = "PK502"
+
+
 class PlanError(PrivkitError):
     """A plan cannot be made, or no longer describes this policy and database."""
 
@@ -154,6 +162,12 @@ class LedgerError(PrivkitError):
     """The evidence ledger's chain is broken."""
 
     code = "PK701"
+
+
+class ReleaseRefused(PrivkitError):
+    """A table misses a bound that it has to reach before it is handed on. ``data["missed"]`` lists them."""
+
+    code = "PK801"
 
 
 class ApplicationError(PrivkitError):

@@ -15,24 +15,39 @@ from types import MappingProxyType
 from typing import ClassVar, Literal, TypeVar
 
 from privkit.errors import MappingError
+from privkit.precisions import AddNoise as AddNoise
 from privkit.precisions import AgeBand as AgeBand
 from privkit.precisions import AtLeastAge as AtLeastAge
+from privkit.precisions import Bins as Bins
 from privkit.precisions import Cell as Cell
+from privkit.precisions import Clamp as Clamp
 from privkit.precisions import Exact as Exact
+from privkit.precisions import Generalise as Generalise
 from privkit.precisions import InCountry as InCountry
 from privkit.precisions import Initials as Initials
 from privkit.precisions import Is as Is
+from privkit.precisions import KeepLast as KeepLast
+from privkit.precisions import Map as Map
+from privkit.precisions import Microaggregate as Microaggregate
 from privkit.precisions import Month as Month
 from privkit.precisions import Precision as Precision
+from privkit.precisions import Pseudonymise as Pseudonymise
 from privkit.precisions import Quarter as Quarter
+from privkit.precisions import Redact as Redact
+from privkit.precisions import Reversible as Reversible
+from privkit.precisions import ShiftDates as ShiftDates
 from privkit.precisions import StandIn as StandIn
+from privkit.precisions import Substitute as Substitute
+from privkit.precisions import Suppress as Suppress
+from privkit.precisions import Technique as ValueTechnique
 from privkit.precisions import TruncatedIp as TruncatedIp
 from privkit.precisions import Year as Year
+from privkit.precisions import Zip3 as Zip3
 
 _Class = TypeVar("_Class", bound=type)
 
 
-# Techniques: what happens to a value when its lifetime ends.
+# What ends a whole row. The techniques that end a value are in ``privkit.precisions``.
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,26 +83,7 @@ class Aggregate:
         return hash((self.into, self.count, tuple(self.by), tuple(self.sums), self.at_least, self.wait))
 
 
-@dataclass(frozen=True, slots=True)
-class Suppress:
-    """Leave nothing: NULL, or a destroyed envelope where the column is sealed and NOT NULL."""
-
-
-@dataclass(frozen=True, slots=True)
-class Generalise:
-    """Leave the value at a coarser precision, in the residue column."""
-
-    to: Cell | Year
-
-
-@dataclass(frozen=True, slots=True)
-class Pseudonymise:
-    """Leave a keyed token. Equal values in one ``domain`` get equal tokens; other domains do not match."""
-
-    domain: str
-
-
-Technique = Delete | Suppress | Generalise | Pseudonymise
+Technique = Delete | ValueTechnique
 
 
 # Searches that a sealed field can serve.

@@ -1,12 +1,13 @@
-"""How exact a value a purpose may see: frozen facts without behaviour.
+"""How exact a value a purpose may see, and what may stay of one whose lifetime ended: frozen facts without behaviour.
 
-What they do to values is in ``privkit.deidentify``, with the order among them.
+What they do to values is in ``privkit.deidentify``, with the order among precisions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +48,8 @@ class AgeBand:
 class TruncatedIp:
     """The network of an IP address, as ``"203.0.113.0/24"``: the first ``v4`` or ``v6`` bits.
 
-    ``v4`` is 0 to 31. ``v6`` is 0 to 63, as 64 bits name one household. An IPv6 address that holds an IPv4 one, by
-    mapping or 6to4, shows no more than ``v4`` bits of that.
+    ``v4`` is 0 to 31. ``v6`` is 0 to 63, as 64 bits name one household. An IPv6 address that holds an IPv4 one, being
+    mapped, compatible, NAT64 or 6to4, becomes the network of that.
     """
 
     v4: int = 24
@@ -100,3 +101,146 @@ class StandIn:
 
 
 Precision = Exact | Cell | Year | Quarter | Month | AgeBand | TruncatedIp | Initials | Is | StandIn
+
+
+# Techniques: what a value becomes when its lifetime ends, or its table is handed on. None stays None in each of them.
+
+
+@dataclass(frozen=True, slots=True)
+class Suppress:
+    """Leave nothing: NULL, or a destroyed envelope where the column is sealed and NOT NULL."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generalise:
+    """Leave the value at a coarser precision, in the residue column."""
+
+    to: Cell | Year | Quarter | Month | AgeBand | TruncatedIp | Initials
+
+
+@dataclass(frozen=True, slots=True)
+class Pseudonymise:
+    """Leave a keyed token. Equal values in one ``domain`` get equal tokens; other domains do not match.
+
+    Values are equal without regard to case and outer blanks; ``normaliser`` (``"email"``, ``"digits"`` or
+    ``"phone"``, as in ``Equality``) makes more spellings one.
+    """
+
+    domain: str
+    normaliser: Literal["case", "email", "digits", "phone"] = "case"
+
+
+@dataclass(frozen=True, slots=True)
+class Reversible:
+    """Leave a token that ``restore`` turns back, with the key of this ``domain``, which nothing else uses."""
+
+    domain: str
+
+
+@dataclass(frozen=True, slots=True)
+class Substitute:
+    """Leave a stand-in of the same kind, made from the key, the ``domain`` and the value alone.
+
+    ``"shape"``: each digit becomes a digit and each letter a letter; length, case and punctuation stay, and different
+    values stay different. ``"name"``: such as ``"Amber Heron k3v7q2m5xw4a"``. ``"email"``: an address that nobody has.
+    """
+
+    domain: str
+    kind: Literal["shape", "name", "email"] = "shape"
+
+
+@dataclass(frozen=True, slots=True)
+class KeepLast:
+    """Leave the last ``n`` characters, and never more than half of the value."""
+
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Redact:
+    """Leave text without what the regular expression ``pattern`` matches. What it does not match stays."""
+
+    pattern: str
+    by: str = "[redacted]"
+
+
+@dataclass(frozen=True, slots=True)
+class ShiftDates:
+    """Leave a date moved by up to ``days``, never by 0: by the same for all dates of a data subject in ``domain``."""
+
+    days: int
+    domain: str = "dates"
+
+
+@dataclass(frozen=True, slots=True)
+class Zip3:
+    """Leave the first three digits of a US ZIP code, ``"000"`` where 20,000 people or fewer live (2000 Census).
+
+    What is no ZIP code leaves the empty text.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Bins:
+    """Leave the class of a number, such as ``"10 to under 20"``; ``bounds`` are where the classes meet."""
+
+    bounds: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Clamp:
+    """Leave a number, but none below ``low`` or above ``high``: top and bottom coding."""
+
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    """Leave the category that ``to`` gives; one that it does not name becomes ``other``."""
+
+    to: Mapping[str, str] | Iterable[tuple[str, str]]
+    other: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "to", tuple(sorted(dict(self.to).items())))
+
+
+@dataclass(frozen=True, slots=True)
+class AddNoise:
+    """Leave a number with Laplace noise of ``scale``, within ``low`` to ``high``, rounded to ``digits``.
+
+    It is drawn once for each value of each data subject, so reading again tells nothing more.
+    """
+
+    scale: float
+    low: float
+    high: float
+    digits: int = 0
+    domain: str = field(default="noise", kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Microaggregate:
+    """Leave the mean of a group of at least ``k`` neighbouring numbers. Only for a whole column, so for data sets."""
+
+    k: int = 5
+
+
+Technique = (
+    Suppress
+    | Generalise
+    | Pseudonymise
+    | Reversible
+    | Substitute
+    | KeepLast
+    | Redact
+    | ShiftDates
+    | Zip3
+    | Bins
+    | Clamp
+    | Map
+    | AddNoise
+    | Microaggregate
+)
+"""What can become of a value. ``Delete`` and ``Aggregate``, in ``privkit.markers``, end a whole row."""

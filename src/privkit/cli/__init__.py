@@ -2,6 +2,8 @@
 
 from privkit.cli import adoption as _adoption  # noqa: F401 - registers its verb
 from privkit.cli import consent as _consent  # noqa: F401
+from privkit.cli import datasets as _datasets  # noqa: F401
+from privkit.cli import deidentify as _deidentify  # noqa: F401
 from privkit.cli import files as _files  # noqa: F401
 from privkit.cli import holds as _holds  # noqa: F401
 from privkit.cli import lifetimes as _lifetimes  # noqa: F401

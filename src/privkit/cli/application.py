@@ -64,6 +64,18 @@ def load_privacy(app: str | None) -> Privacy:
     return found
 
 
+def load_named(target: str, option: str) -> Any:
+    """Import ``module:name``, whatever it is. Raises ApplicationError where there is none."""
+    if not _TARGET.fullmatch(target):
+        raise ApplicationError(f"{option} is not of the form module:name.", "", f"Example: {option} rides.models:Rider")
+    module, _, name = target.partition(":")
+    sys.path[:0] = [str(Path.cwd())]
+    try:
+        return getattr(_imported(module), name)
+    except AttributeError:
+        raise ApplicationError(f"{module} has no {name!r}.", "", f"Check {option}.") from None
+
+
 def _imported(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)

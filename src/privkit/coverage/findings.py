@@ -201,6 +201,10 @@ UNSEALED_CHILD = Kind(
     "PK838", Severity.MEDIUM, "child's field not sealed",
     "Whoever reads the disk, a dump or a backup reads it of children.",
 )  # fmt: skip
+PLACEHOLDER_PLACE = Kind(
+    "PK839", Severity.LOW, "places that stand for an unknown one",
+    "They are taken for where somebody was, in searches, groups and answers to the data subject.", live=True,
+)  # fmt: skip
 
 KINDS = MappingProxyType({kind.code: kind for kind in list(globals().values()) if isinstance(kind, Kind)})
 

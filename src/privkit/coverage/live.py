@@ -33,6 +33,7 @@ from sqlalchemy.sql.sqltypes import _Binary
 from privkit import purposes
 from privkit.coverage import inventory
 from privkit.coverage.live_ages import Untold, untold
+from privkit.coverage.live_places import placeholders
 from privkit.coverage.live_search import Histogram, histogram
 from privkit.coverage.owners import steps
 from privkit.crypto import DESTROYED, OVERHEAD
@@ -95,6 +96,7 @@ class Scan:
     stored: dict[Column[Any], Stored] = field(default_factory=dict)
     future: dict[Column[Any], int] = field(default_factory=dict)
     searched: dict[Column[Any], Histogram] = field(default_factory=dict)
+    placeholders: dict[Column[Any], int] = field(default_factory=dict)
     unchecked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     """When SQL text ran unchecked, and the bodies of the ledger's lines about it."""
 
@@ -128,6 +130,7 @@ def scan(guard: Guard, bind: Engine | Connection) -> Scan:
         for each in inventory.covered(guard):
             _count_sealed(guard, connection, each.table, found)
             _count_hashes(connection, each.table, found)
+            _count_placeholders(guard, connection, each.table, found)
             if each.model.child is not None and all(found.has(column) for column in _age_columns(each)):
                 found.untold[each.table] = untold(guard, connection, each)
         for _, _, column in inventory.event_columns(guard):
@@ -233,6 +236,15 @@ def _count_hashes(connection: Connection, table: Table, found: Scan) -> None:
             continue
         if all(found.has(each) and _binary(each, found) for each in (column, index)):
             found.searched[column] = histogram(connection, column, index, sealed=kind.sealed)
+
+
+def _count_placeholders(guard: Guard, connection: Connection, table: Table, found: Scan) -> None:
+    for column in table.columns:
+        if isinstance(column.type, Guarded) and found.has(column) and _binary(column, found):
+            index = table.columns[f"{column.name}_ix"] if column in found.searched else None
+            count = placeholders(guard, connection, column, index)
+            if count is not None:
+                found.placeholders[column] = count
 
 
 def _slice(value: Any, start: Any, length: Any) -> Any:

@@ -207,6 +207,18 @@ def future_events(scan: Scan) -> Iterator[Finding]:
             )
 
 
+def placeholder_places(scan: Scan) -> Iterator[Finding]:
+    """Places such as (0, 0) that a program wrote for an unknown one, as a count; sealed ones by their cell."""
+    for column, count in scan.placeholders.items():
+        if count:
+            where = f"{column.table.fullname}.{column.name}"
+            yield kinds.PLACEHOLDER_PLACE.at(
+                where,
+                f"{where} holds {counted(count, 'place')} at a placeholder such as (0, 0), or in its cell.",
+                "Store None where a place is not known, and correct the program that writes them.",
+            )
+
+
 def unknown_ages(scan: Scan) -> Iterator[Finding]:
     """Data subjects whose age nobody knows; worse where something is stored and tells none."""
     for table, count in scan.untold.items():
@@ -293,6 +305,7 @@ CHECKS: tuple[Callable[[Scan], Iterator[Finding]], ...] = (
     unfound_values,
     guessable_indexes,
     future_events,
+    placeholder_places,
     unknown_ages,
     unknown_countries,
     unknown_views,

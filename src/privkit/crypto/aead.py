@@ -1,7 +1,8 @@
 """The one cipher: AES-256-GCM (NIST SP 800-38D) with a random 96-bit nonce for each call.
 
-Nothing else in privkit encrypts or decrypts. Random nonces are safe up to 2**32 calls for one key (SP 800-38D,
-section 8.3); a value's key serves one field of one data subject, so it stays far below.
+Nothing else in privkit seals or opens a stored value. Random nonces are safe up to 2**32 calls for one key (SP
+800-38D, section 8.3); a value's key serves one field of one data subject, so it stays far below. Beside it stands
+AES-SIV (RFC 5297), which has no nonce, for tokens that are equal for equal values and can be turned back.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from os import urandom
 from typing import NoReturn
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, AESSIV
 
 from privkit.errors import KeyringError, SealedError
 
@@ -71,6 +72,31 @@ class Aead(KeyMaterial):
             "It was damaged, or moved from another field or data subject, or sealed under another key.",
             "If its table or column was renamed, give the field its former id (formerly=). Else restore the row from\n"
             "a backup, and find what wrote to it outside privkit.",
+        )
+
+
+class Siv(KeyMaterial):
+    """AES-256-SIV under one key of 64 bytes: the same plaintext gives the same token, and only the same."""
+
+    __slots__ = ("_cipher",)
+
+    def __init__(self, key: bytes) -> None:
+        self._cipher = AESSIV(key)
+
+    def hide(self, plaintext: bytes, associated: bytes) -> bytes:
+        """Return synthetic nonce (16 bytes) | ciphertext, authenticated together with ``associated``."""
+        return self._cipher.encrypt(plaintext, [associated])
+
+    def turn_back(self, token: bytes, associated: bytes) -> bytes:
+        """Return the plaintext. Raises SealedError unless ``token`` was made of it under this key."""
+        try:
+            return self._cipher.decrypt(token, [associated])
+        except (InvalidTag, ValueError):
+            pass  # as above
+        raise SealedError(
+            "A reversible token did not turn back.",
+            "It was damaged, or made in another domain or under another key.",
+            "Name the domain that it was made in, and take the key from the keyring of that time.",
         )
 
 

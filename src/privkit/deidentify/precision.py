@@ -6,7 +6,7 @@ import re
 from bisect import bisect_right
 from datetime import date, datetime
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv6Address
 from itertools import pairwise
 from typing import Any
 from unicodedata import normalize
@@ -16,6 +16,7 @@ import h3.api.basic_str as h3
 from privkit.deidentify.order import coarser
 from privkit.errors import InvalidValue
 from privkit.location.cells import cell
+from privkit.location.ip import truncated
 from privkit.location.point import GeoPoint
 from privkit.precisions import (
     AgeBand,
@@ -33,9 +34,6 @@ from privkit.precisions import (
     TruncatedIp,
     Year,
 )
-
-_6TO4 = IPv6Network("2002::/16")
-_MAPPED = IPv6Network("::ffff:0:0/96")
 
 
 class Reduced(str):
@@ -77,7 +75,7 @@ def reduce(precision: Precision, value: Any, today: date) -> Any:
         case AgeBand() if isinstance(value, date):
             return _band(precision, _age(value, today))
         case TruncatedIp() if isinstance(value, str | IPv4Address | IPv6Address):
-            return Reduced(_network(precision, str(value)), precision)
+            return Reduced(truncated(precision, str(value)), precision)
         case Initials() if isinstance(value, str):
             return Reduced(_initials(value), precision)
         case Is(predicate):
@@ -99,7 +97,7 @@ def _further(precision: Precision, value: Reduced) -> Any:
         case AgeBand():
             return _band(wanted, _lowest(value))
         case TruncatedIp():
-            return Reduced(_network(wanted, str(value)), wanted)
+            return Reduced(truncated(wanted, str(value)), wanted)
         case Is(AtLeastAge(years)):
             return _lowest(value) >= years
     raise _misfit(precision, value)
@@ -142,22 +140,6 @@ def _holds(predicate: Predicate, value: Any, today: date) -> bool:
         "",
         "Ask AtLeastAge of a birth date, InCountry of a country code.",
     )
-
-
-def _network(precision: TruncatedIp, value: str) -> str:
-    try:
-        found = ip_network(value.strip().partition("%")[0], strict=False)
-    except ValueError:
-        found = None
-    if found is None:
-        raise InvalidValue("A TruncatedIp was asked of text that is no IP address.", "", "Store addresses alone.")
-    longest = precision.v4
-    if isinstance(found, IPv6Network):
-        if found.subnet_of(_MAPPED):
-            found = ip_network((int(found.network_address) & 0xFFFF_FFFF, found.prefixlen - 96))
-        else:
-            longest = min(precision.v6, 16 + precision.v4) if found.subnet_of(_6TO4) else precision.v6
-    return str(found if found.prefixlen <= longest else found.supernet(new_prefix=longest))
 
 
 def _initials(name: str) -> str:

@@ -20,7 +20,7 @@ from pydantic_core import ValidationError
 from sqlalchemy import Row, RowMapping
 
 from privkit import catalog
-from privkit.location import GeoPoint
+from privkit.location import Fix, GeoPoint, GeoTrack
 from privkit.pydantic import PersonalModel, redacted
 
 _DEEPEST = 8
@@ -32,8 +32,8 @@ _not_personal: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
 class PersonalFilter(logging.Filter):
     """Puts ``<Rider: personal data>`` in the place of each personal object of a record, and never asks it for a text.
 
-    Personal are: PersonalModels, and objects of every class with markers; GeoPoints; SQLAlchemy rows, whose text shows
-    what was selected. They are found in the message, its arguments, ``extra`` and in exceptions; in whatever shows them
+    Personal are: PersonalModels, and objects of every class with markers; GeoPoints and GeoTracks; SQLAlchemy rows, whose
+    text shows what was selected. They are found in the message, its arguments, ``extra`` and in exceptions; in whatever shows them
     in its own text too: containers, dataclasses, models, exception groups, bound methods. A pydantic ValidationError
     keeps types and places and loses its input.
 
@@ -60,7 +60,7 @@ def is_personal(value: Any) -> bool:
     cls = type(value)
     if cls.__module__ == "builtins" or cls in _not_personal:
         return False
-    if isinstance(value, PersonalModel | GeoPoint | Row | RowMapping):
+    if isinstance(value, PersonalModel | GeoPoint | GeoTrack | Fix | Row | RowMapping):
         return True
     try:
         found = bool(catalog.read(cls).fields)

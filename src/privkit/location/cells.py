@@ -44,7 +44,26 @@ def cell_int(point: GeoPoint, resolution: int) -> int:
 
 def metres_between(a: GeoPoint, b: GeoPoint) -> float:
     """Return the great-circle distance in metres, by the haversine formula on a sphere of ``EARTH_RADIUS``."""
-    return 2 * EARTH_RADIUS * math.asin(math.sqrt(min(1.0, _haversine_from(a.lat, a.lon)(b.lat, b.lon))))
+    return 2 * EARTH_RADIUS * math.asin(math.sqrt(min(1.0, haversine_from(a.lat, a.lon)(b.lat, b.lon))))
+
+
+def destination(start: GeoPoint, metres: float, bearing: float) -> GeoPoint:
+    """Return the place ``metres`` along the great circle that leaves ``start`` at ``bearing``, in radians from north.
+
+    It turns the vector of ``start``, so it is right at the poles, where north is along the meridian of longitude 0,
+    and across the antimeridian.
+    """
+    lat, angle = math.radians(start.lat), metres / EARTH_RADIUS
+    ahead, aside = math.sin(angle) * math.cos(bearing), math.sin(angle) * math.sin(bearing)
+    up = math.sin(lat) * math.cos(angle) + math.cos(lat) * ahead
+    out = math.cos(lat) * math.cos(angle) - math.sin(lat) * ahead
+    lon = math.remainder(start.lon + math.degrees(math.atan2(aside, out)), 360)
+    return GeoPoint(math.degrees(math.atan2(up, math.hypot(out, aside))), lon)
+
+
+def corner_metres(resolution: int) -> float:
+    """Return how far a point of a cell is from the cell's centre at most, in metres, wherever on earth."""
+    return EARTH_RADIUS * (_CORNER[_checked(resolution)] + _SLACK)
 
 
 def cover(centre: GeoPoint, metres: float, resolution: int) -> frozenset[int]:
@@ -52,14 +71,23 @@ def cover(centre: GeoPoint, metres: float, resolution: int) -> frozenset[int]:
 
     Some lie just outside the circle, so check the exact distance afterwards. Raises InvalidValue for a
     radius that is not a finite number of at least 0, or that needs more than ``MAX_COVER`` cells.
-
-    The cells that touch the circle are connected. So the walk starts at the centre's cell and goes on from
-    every cell that is near enough to touch; it needs no ring count, at a pentagon or anywhere else.
     """
     start = cell_int(centre, resolution)
-    angle = _checked_radius(metres) / EARTH_RADIUS + _CORNER[resolution] + _SLACK
+    found = touching(start, haversine_from(centre.lat, centre.lon), _checked_radius(metres))
+    if found is None:
+        raise _too_wide(metres, resolution)
+    return found
+
+
+def touching(start: int, haversine: Callable[[float, float], float], metres: float = 0.0) -> frozenset[int] | None:
+    """Return the cells that are near enough to touch what lies within ``metres`` of a region; None for too many.
+
+    ``haversine``: sin^2 of half the angle from a place in degrees to the region. ``start`` is a cell that touches it.
+    The cells that touch a connected region are connected. So the walk starts at one and goes on from every cell that
+    is near enough to touch; it needs no ring count, at a pentagon or anywhere else.
+    """
+    angle = metres / EARTH_RADIUS + _CORNER[h3.get_resolution(start)] + _SLACK
     limit = math.sin(min(angle, math.pi) / 2) ** 2
-    haversine = _haversine_from(centre.lat, centre.lon)
     found, seen, frontier = {start}, {start}, [start]
     while frontier:
         around = {near for origin in frontier for near in h3.grid_disk(origin, 1)} - seen
@@ -67,11 +95,11 @@ def cover(centre: GeoPoint, metres: float, resolution: int) -> frozenset[int]:
         frontier = [near for near in around if haversine(*h3.cell_to_latlng(near)) <= limit]
         found.update(frontier)
         if len(found) > MAX_COVER:
-            raise _too_wide(metres, resolution)
+            return None
     return frozenset(found)
 
 
-def _haversine_from(lat: float, lon: float) -> Callable[[float, float], float]:
+def haversine_from(lat: float, lon: float) -> Callable[[float, float], float]:
     """Return a function from a place to sin^2 of half its angle to (lat, lon), all in degrees."""
     sin, radians = math.sin, math.radians
     cos_lat = math.cos(radians(lat))

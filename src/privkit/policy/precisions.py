@@ -1,29 +1,44 @@
-"""Whether a precision fits the values of a field."""
+"""Whether a precision, or a technique, fits the values of a field."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import date
+from decimal import Decimal
 from ipaddress import IPv4Address, IPv6Address
-from typing import get_args
+from typing import Any, get_args
 
 from privkit.catalog import Field
 from privkit.markers import (
+    AddNoise,
     AgeBand,
     AtLeastAge,
+    Bins,
     BirthDate,
     Cell,
+    Clamp,
     Exact,
+    Generalise,
     InCountry,
     Initials,
     Is,
+    KeepLast,
     Location,
+    Map,
+    Microaggregate,
     Month,
     Precision,
     Quarter,
+    Redact,
+    Reversible,
+    ShiftDates,
     StandIn,
+    Substitute,
+    Technique,
     TruncatedIp,
     Year,
+    Zip3,
 )
 
 _NEVER_A_PLACE = (str, int, float, bool, date)
@@ -68,18 +83,76 @@ def _misfits_of_text(item: Field, precision: Precision, *, sealed: bool) -> Iter
             yield "names something else than two-letter country codes in capitals.", 'Is(InCountry({"DE", "FR"}))'
 
 
+_FITTING: dict[type, tuple[type, ...]] = {
+    Substitute: (str, int),
+    Reversible: (str,),
+    KeepLast: (str,),
+    Redact: (str,),
+    Map: (str,),
+    Zip3: (str, int),
+    ShiftDates: (date,),
+    Bins: (int, float, Decimal),
+    Clamp: (int, float, Decimal),
+    AddNoise: (int, float, Decimal),
+}
+
+
+def unfit(item: Field, technique: Technique) -> Iterator[tuple[str, str]]:
+    """Say what a technique asks of a field that it cannot give, or of itself, each with a fix."""
+    name = type(technique).__name__
+    if isinstance(technique, Generalise):
+        if isinstance(technique.to, Exact | StandIn | Is):
+            yield "the residue is not coarser than the value.", "Suppress()"
+        yield from ((f"the residue {misfit}", fix) for misfit, fix in misfits(item, technique.to, sealed=True))
+        return
+    if isinstance(technique, Microaggregate):
+        yield "Microaggregate needs a whole column, so it is for data sets.", "Bins((20, 40, 60))"
+    kinds = _FITTING.get(type(technique), ())
+    if kinds and (item.many or not (_date_like(item) if kinds == (date,) else _is(item, *kinds))):
+        yield f"{name} does not fit values of its type.", "Suppress()"
+    yield from ((f"{name} {mistake}", fix) for mistake, fix in mistakes(technique))
+
+
+def mistakes(technique: Any) -> Iterator[tuple[str, str]]:
+    """Say what is wrong with a technique whatever it is used for, each with a fix."""
+    match technique:
+        case ShiftDates(days) if days < 1:
+            yield "moves nothing.", "ShiftDates(365)"
+        case KeepLast(n) if n < 1:
+            yield "keeps nothing.", "KeepLast(4)"
+        case Bins(bounds) if not bounds or sorted(set(bounds)) != list(bounds):
+            yield "has no rising bounds.", "Bins((20, 40, 60))"
+        case Clamp(None, None):
+            yield "has no bound.", "Clamp(high=90)"
+        case AddNoise(scale, low, high) if not (scale > 0 and low < high):
+            yield "has no scale above 0, or no room between its bounds.", "AddNoise(2.0, low=0, high=120)"
+        case Microaggregate(k) if k < 2:
+            yield "has groups of one, which are the values themselves.", "Microaggregate(5)"
+        case Substitute(_, kind) if kind not in ("shape", "name", "email"):
+            yield "has a kind that is not known.", 'Substitute("email", "email")'
+        case Redact(pattern) if not _redacts(pattern):
+            yield "has a pattern that is no regular expression, or matches the empty text.", 'Redact(r"[0-9]{6,}")'
+
+
+def _redacts(pattern: str) -> bool:
+    try:
+        return re.search(pattern, "") is None
+    except re.error:
+        return False
+
+
 def _is_code(code: object) -> bool:
     return isinstance(code, str) and len(code) == 2 and code.isascii() and code.isalpha() and code.isupper()
 
 
 def place_like(item: Field) -> bool:
-    """Whether the values of a field are places."""
+    """Whether the values of a field are places. A track is none: its cells, in order, still tell whose way it is."""
     kind = _element(item)
     if kind is None:
         return isinstance(item.marker, Location)
     if kind.__name__ == "GeoPoint":
         return True
-    return isinstance(item.marker, Location) and not issubclass(kind, _NEVER_A_PLACE)
+    return isinstance(item.marker, Location) and kind.__name__ != "GeoTrack" and not issubclass(kind, _NEVER_A_PLACE)
 
 
 def _date_like(item: Field) -> bool:

@@ -12,7 +12,6 @@ from privkit.catalog import Field, Model
 from privkit.markers import (
     BirthDate,
     Delete,
-    Generalise,
     Is,
     Latest,
     Location,
@@ -20,7 +19,7 @@ from privkit.markers import (
     Precision,
 )
 from privkit.policy.epochs import Epochs, divided
-from privkit.policy.precisions import misfits, place_like
+from privkit.policy.precisions import misfits, place_like, unfit
 from privkit.policy.problems import Problem, counted, nearest, paste, quoted, refusal
 from privkit.policy.rules import CONSENT_WITHDRAWN, Duty, Keep, Policy, Purpose, withdrawn_purpose
 
@@ -223,14 +222,13 @@ def _misfits(item: Field, sealed: bool) -> Iterator[tuple[str, str]]:
     """Say what its marker asks of a value that a value of its type cannot give, each with a fix."""
     marker = item.marker
     wanted = [(f"precision for {quoted(name)}", precision) for name, precision in item.purposes.items()]
-    if isinstance(marker.then, Generalise):
-        wanted.append(("residue", marker.then.to))
     for use, precision in wanted:
         yield from ((f"the {use} {misfit}", fix) for misfit, fix in misfits(item, precision, sealed=sealed))
     if len({precision for precision in item.purposes.values() if isinstance(precision, Is)}) > 1:
         yield "two of its purposes ask different questions, and an answer does not say which.", "AgeBand((16, 18))"
     if isinstance(marker.then, Delete):
         yield "Delete() is for a whole row.", "@expire_row(Delete())"
+    yield from unfit(item, marker.then)
     if isinstance(marker.search, Nearby):
         if not place_like(item):
             yield "search=Nearby(...) is only for a location.", "search=Equality()"

@@ -23,13 +23,13 @@ from privkit.clock import instant
 from privkit.consent.age import cautious_today
 from privkit.deidentify import refuse_reduced
 from privkit.errors import InvalidValue, PrivkitError, PurposeError
-from privkit.location import GeoPoint
+from privkit.location import GeoPoint, GeoTrack
 from privkit.markers import Exact, Precision
 from privkit.purposes import Scope
 from privkit.pydantic.coarse import coarsened, is_coarse
 from privkit.pydantic.covering import Cover
 
-_PLAIN = (str, bytes, bool, int, float, Decimal, UUID, date, datetime, time, timedelta, GeoPoint)
+_PLAIN = (str, bytes, bool, int, float, Decimal, UUID, date, datetime, time, timedelta, GeoPoint, GeoTrack)
 _UNMARKED = frozenset((type(None), *_PLAIN)) - {int, bool}
 """Types whose values were never read at a lower precision; a subclass of them may have been."""
 _CACHE = 256

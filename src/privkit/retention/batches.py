@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from privkit import clock, purposes
 from privkit.consent.age import cautious_today
 from privkit.crypto import as_bytes
-from privkit.deidentify import leaves_residue, residue
+from privkit.deidentify import leaves_residue, needs_subject, residue, secret_name
 from privkit.errors import ConcurrentWrite, PrivkitError, SealedError, ShreddedError
 from privkit.retention import files
 from privkit.retention.job import UNOPENED, Job, Key, Size, Tally
@@ -245,7 +245,8 @@ class Batches:
 
     def _owner(self) -> Any:
         table = self.target.table
-        return owner_key(self.job.guard, table, table) if self._sealed else null()
+        asked = self._sealed or needs_subject(self.target.technique)
+        return owner_key(self.job.guard, table, table) if asked else null()
 
     @property
     def _sealed(self) -> bool:
@@ -306,13 +307,15 @@ class Batches:
         field, envelopes = target.rule.field, [as_bytes(stored) for *_, stored, _ in rows] if self._sealed else []
         held = epochs.load_keys(connection, guard, field, envelopes)
         open_value = guard.opener(field, connection.dialect) if self._sealed else lambda value: value
-        secret, today = guard.keyring.secret("pseudonym"), cautious_today(self.job.as_of)
+        secret, today = guard.keyring.secret(secret_name(target.technique)), cautious_today(self.job.as_of)
         made: Residues = []
         for *key, stored, owner in rows:
             if self._sealed and as_bytes(stored)[2:18] != owner:
                 continue
             try:
-                made.append((key, residue(target.technique, open_value(stored), key=secret, today=today)))
+                subject = None if owner is None else as_bytes(owner).hex()
+                left = residue(target.technique, open_value(stored), key=secret, today=today, subject=subject)
+                made.append((key, left))
             except ShreddedError:
                 made.append((key, None))
             except SealedError:

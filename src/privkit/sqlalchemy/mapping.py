@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Column, Date, Index, LargeBinary, String, Table, event, inspect
+from sqlalchemy import Column, Date, Index, LargeBinary, String, Table, Text, event, inspect
 from sqlalchemy.orm import Mapper
 
 from privkit import catalog, markers
@@ -145,7 +145,8 @@ def _install_field(mapper: Mapper[Any], column: Column[Any], field: Field) -> No
     stores.check(field)
     if leaves_residue(field.marker.then):
         name = f"{column.name}_residue"
-        _add_mapped(mapper, f"{field.name}_residue", Column(name, String(80)))
+        short = isinstance(field.marker.then, markers.Generalise | markers.Pseudonymise)
+        _add_mapped(mapper, f"{field.name}_residue", Column(name, String(80) if short else Text()))
     envelope_check.add(table, sealed)
     attributes.guard(mapper.class_, field.name, field)
     _forget_expression(mapper, field.name)

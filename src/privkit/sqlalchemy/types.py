@@ -18,7 +18,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from privkit.catalog import Field
 from privkit.errors import MappingError, StatementRefused
-from privkit.location import GeoPoint
+from privkit.location import GeoPoint, GeoTrack
 from privkit.markers import BirthDate, Location, Personal
 from privkit.sqlalchemy import stored
 from privkit.sqlalchemy.index import SearchIndex
@@ -144,21 +144,31 @@ class Guarded(TypeDecorator[Any]):
         return f"Guarded({self.field}, {self.plain!r})"
 
 
-class Point(TypeDecorator[GeoPoint]):
+class Point(TypeDecorator[Any]):
     """A GeoPoint as 16 bytes: what a location is stored as where a marker says ``seal=False``."""
 
     impl = LargeBinary
     cache_ok = True
 
-    def process_bind_param(self, value: GeoPoint | None, dialect: Dialect) -> bytes | None:
+    packed: type[GeoPoint] | type[GeoTrack] = GeoPoint
+
+    def process_bind_param(self, value: GeoPoint | GeoTrack | None, dialect: Dialect) -> bytes | None:
         return None if value is None else value.pack()
 
-    def process_result_value(self, value: Any, dialect: Dialect) -> GeoPoint | None:
-        return None if value is None else GeoPoint.unpack(bytes(value))
+    def process_result_value(self, value: Any, dialect: Dialect) -> GeoPoint | GeoTrack | None:
+        return None if value is None else self.packed.unpack(bytes(value))
+
+
+class Track(Point):
+    """A GeoTrack as the whole blocks that it packs itself in, likewise."""
+
+    cache_ok = True
+    packed = GeoTrack
 
 
 # A listener for this, ``resolve_type_annotation``, exists only from SQLAlchemy 2.1 on.
 sqltypes._type_map[GeoPoint] = Point()
+sqltypes._type_map[GeoTrack] = Track()
 
 _BETWEEN = {operators.between_op, operators.not_between_op}
 
