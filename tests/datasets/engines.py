@@ -15,7 +15,6 @@ from math import exp, log
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import psycopg
 
 from privkit.datasets.relations import EngineTable, database_table, spark_view
@@ -48,12 +47,16 @@ def spark_session(folder: Path) -> Iterator[Any]:
         "spark.sql.warehouse.dir": str(folder / "warehouse"),
         "spark.driver.host": "127.0.0.1",
         "spark.log.level": "ERROR",
+        "spark.eventLog.enabled": "true",
+        "spark.eventLog.compress": "false",
+        "spark.eventLog.dir": (folder / "events").as_uri(),
         # Compiling takes longer than all that the tests ask of it.
         "spark.sql.codegen.wholeStage": "false",
         "spark.sql.codegen.factoryMode": "NO_CODEGEN",
         "spark.sql.adaptive.enabled": "false",
         "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1",
     }
+    (folder / "events").mkdir()
     session = SparkSession.builder.master("local[2]").appName("tests").config(map=settings).getOrCreate()
     try:
         yield session
@@ -104,7 +107,9 @@ def lite() -> sqlite3.Connection:
     return sqlite3.connect(":memory:")
 
 
-def duck() -> duckdb.DuckDBPyConnection:
+def duck() -> Any:
+    import duckdb
+
     return duckdb.connect()
 
 

@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -15,6 +14,7 @@ from privkit.cli.commands import app
 from privkit.datasets.relations import files
 from privkit.deidentify.measures import measure
 from privkit.errors import ApplicationError, InvalidValue, PrivkitError
+from tests.datasets.engines import duck
 
 PEOPLE = """\
 zip,city,disease,visits,person
@@ -112,7 +112,7 @@ def test_a_partitioned_folder_is_one_table_whose_folders_are_columns_of_text(tmp
     for zip_code, rows in (("01", 2), ("1", 3)):
         folder = tmp_path / "data" / f"zip={zip_code}"
         folder.mkdir(parents=True)
-        duckdb.sql(f"SELECT 'Ulm' AS city, range AS visits FROM range({rows})").write_parquet(str(folder / "a.parquet"))
+        duck().sql(f"SELECT 'Ulm' AS city, range AS visits FROM range({rows})").write_parquet(str(folder / "a.parquet"))
     (tmp_path / "data" / "_SUCCESS").touch()
     (tmp_path / "data" / ".a.parquet.crc").write_bytes(b"x")
     found = json.loads(run(tmp_path / "data", "--quasi", "zip,city", "--sensitive", "visits", "--json").stdout)
@@ -121,7 +121,7 @@ def test_a_partitioned_folder_is_one_table_whose_folders_are_columns_of_text(tmp
 
 
 def test_a_folder_of_two_kinds_of_files_is_refused(people: Path) -> None:
-    duckdb.sql("SELECT 1 AS zip").write_parquet(str(people.parent / "b.parquet"))
+    duck().sql("SELECT 1 AS zip").write_parquet(str(people.parent / "b.parquet"))
     for path in (people.parent, people.parent / "none", Path(__file__)):
         with pytest.raises(ApplicationError, match="neither a Parquet nor a CSV file"), files(path):
             pass

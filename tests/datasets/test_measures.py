@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import create_engine, text
 
 from privkit.datasets.relations import EngineTable, database_table
 from privkit.deidentify.measures import Measures, measure
@@ -117,7 +116,22 @@ def test_a_table_with_one_sensitive_value_is_at_no_distance(make: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ['x" FROM t; DROP TABLE t; --', "x`y", "it's", "50% :off ?", "SELECT", "ä b", "a.b", "*", "q0", "s", "c"]
+    "name",
+    [
+        'x" FROM t; DROP TABLE t; --',
+        "x`y",
+        "it's",
+        "50% :off ?",
+        "SELECT",
+        "ä b",
+        "a.b",
+        "*",
+        "q0",
+        "s",
+        "c",
+        "n",
+        "size",
+    ],
 )
 def test_the_name_of_a_column_is_never_sql(make: Make, name: str) -> None:
     table = make({name: str, "plain": str}, [("a", "1"), ("a", "2"), ("b", "1")])
@@ -164,18 +178,6 @@ def test_only_a_connection_that_is_known_is_measured() -> None:
         database_table(object(), "t")
 
 
-def test_a_connection_of_sqlalchemy_measures_the_same(database_url: str) -> None:
-    engine = create_engine(database_url)
-    with engine.connect() as connection:
-        connection.execute(text('CREATE TABLE t ("50% off" text, visits integer)'))
-        connection.exec_driver_sql("INSERT INTO t VALUES ('a', 1), ('a', 2), ('b', 4)")
-        schema = "public" if connection.dialect.name == "postgresql" else "main"
-        found = measure(database_table(connection, "t", schema=schema), quasi=["50% off"], sensitive="visits")
-    engine.dispose()
-    # ranks 1, 2, 4; cumulated 1/3, 2/3, 1 in all, 1/2, 1, 1 in a and 0, 0, 1 in b
-    assert (3, 2, 1, 1, 1, pytest.approx(1 / 2)) == six(found)
-
-
 VALUES = st.one_of(st.none(), st.integers(-3, 3))
 TEXTS = st.sampled_from([None, "", "a", "b"])
 
@@ -185,7 +187,7 @@ TEXTS = st.sampled_from([None, "", "a", "b"])
     st.sampled_from(["word", "number"]),
     st.sampled_from([None, "person"]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_what_is_measured_is_what_the_definitions_say(rows: list[Any], sensitive: str, person: str | None) -> None:
     columns = {"a": str, "b": int, "word": str, "number": int, "person": str}
     named = [dict(zip(columns, row, strict=True)) for row in rows]

@@ -12,12 +12,10 @@ from tests.datasets.engines import Make, in_spark
 from tests.datasets.test_measures import (  # noqa: F401
     reference,
     table,
-    test_a_measure_does_not_depend_on_the_order_of_rows,
     test_a_small_table_measures_what_was_worked_out_by_hand,
-    test_an_empty_table_measures_nothing_that_a_bound_would_take,
+    test_five_rows_of_one_person_are_k_1,
     test_nan_is_one_value_after_all_numbers,
     test_public_tables_measure_what_is_known_of_them,
-    test_zero_has_no_sign,
 )
 
 

@@ -143,12 +143,8 @@ def test_c24_no_report_is_farther_away_than_the_bound(lat: float) -> None:
 
 
 @settings(max_examples=300)
-@given(points, noises, st.text(max_size=5))
+@given(points, noises, st.text(st.characters(), max_size=5))
 def test_every_report_is_a_place_within_the_bound(point: GeoPoint, noise: PlanarLaplace, subject: str) -> None:
-    try:
-        subject.encode()
-    except UnicodeEncodeError:
-        return
     distance = metres_between(point, shown(noise, point, subject))
     assert noise.within is None or distance <= noise.within
 

@@ -1,6 +1,7 @@
 """The command line: each verb is one function call of the same name. ``privkit --help`` lists them."""
 
 from privkit.cli import adoption as _adoption  # noqa: F401 - registers its verb
+from privkit.cli import attack as _attack  # noqa: F401
 from privkit.cli import consent as _consent  # noqa: F401
 from privkit.cli import datasets as _datasets  # noqa: F401
 from privkit.cli import deidentify as _deidentify  # noqa: F401

@@ -51,7 +51,7 @@ def linkage(
         for number, row in enumerate(_traits(table, on, (person, truth)))
         if person is None or row[1] is not None
     )
-    known = ((number if truth is None else row[1], row[0]) for number, row in enumerate(_traits(other, on, (truth,))))
+    known = ((number if row[1] is None else row[1], row[0]) for number, row in enumerate(_traits(other, on, (truth,))))
     return link(released, known, truth=truth is not None)
 
 
@@ -70,24 +70,23 @@ def tracks(
         )
     visits = _visits(table, check_columns(table, columns, person=person), person, zone, resolution)
     [(persons,)] = ask(table, f"SELECT COUNT(DISTINCT {expression(table, person)}) FROM {source(table)}")
-    return {
-        "home and work": alone(home_and_work(visits), int(persons)),
-        **{f"{k} most visited": alone(most_visited(visits, k), int(persons)) for k in TOP},
-    }
+    found = {"home and work": alone(home_and_work(visits), int(persons))}
+    places = most_visited(visits, max(TOP))
+    for k in TOP:
+        sets = {who: frozenset(most[:k]) for who, most in places.items()}
+        found[f"{k} most visited"] = alone(sets, int(persons))
+    return found
 
 
 def _visits(table: EngineTable, columns: Sequence[str], person: str, zone: tzinfo, resolution: int) -> list[Visit]:
     *place, time, who = (expression(table, name) for name in (*columns, person))
-    ask(table, "SET TimeZone = 'UTC'")
+    table.rows("SET TimeZone = 'UTC'")
     kinds = "TEXT" if len(place) == 1 else "DOUBLE"
-    chosen = [
-        who,
-        *(f"CAST({each} AS {kinds})" for each in place),
-        f"DATE_TRUNC('minute', CAST({time} AS TIMESTAMPTZ))",
-    ]
+    moment = f"DATE_TRUNC('minute', CAST(CAST({time} AS TIMESTAMPTZ) AS TIMESTAMP))"
+    chosen = [who, *(f"CAST({each} AS {kinds})" for each in place), moment]
     present = " AND ".join(f"{each} IS NOT NULL" for each in (who, time, *place))
     rows = ask(table, f"SELECT DISTINCT {', '.join(chosen)} FROM {source(table)} WHERE {present}")
-    return [(row[0], _place(row[1:-1], resolution), row[-1].astimezone(zone)) for row in rows]
+    return [(row[0], _place(row[1:-1], resolution), row[-1].replace(tzinfo=UTC).astimezone(zone)) for row in rows]
 
 
 def _place(parts: tuple[Any, ...], resolution: int) -> str:

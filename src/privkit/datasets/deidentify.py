@@ -7,7 +7,8 @@ deidentify(Path("trips"), Path("shared/trips"), plan, keyring)
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -22,7 +23,7 @@ from privkit.errors import ApplicationError, MappingError, PrivkitError
 from privkit.markers import NotPersonal
 from privkit.precisions import Microaggregate
 
-Engine = Callable[[list[FileTask], Recipe], Iterable[FileDone | PrivkitError]]
+Engine = Callable[[list[FileTask], Recipe], Generator[FileDone | PrivkitError, None, None]]
 """Has files made, by ``deidentify_file`` and nothing else, and hands out what became of each."""
 Progress = Callable[[int, int], None]
 """Called with how many files are done, and how many there are."""
@@ -42,7 +43,7 @@ class Deidentified:
         return sum(each.rows for each in self.files)
 
 
-def here(tasks: list[FileTask], recipe: Recipe) -> Iterator[FileDone | PrivkitError]:
+def here(tasks: list[FileTask], recipe: Recipe) -> Generator[FileDone | PrivkitError, None, None]:
     """The engine of this process: DuckDB reads, a batch of rows in memory at a time."""
     return (deidentify_file(task, recipe) for task in tasks)
 
@@ -78,14 +79,17 @@ def deidentify(
     files = {task.name: found[task.name] for task in tasks if found and _stands(found.get(task.name), task)}
     waiting = [task for task in tasks if task.name not in files]
     if not waiting and manifest.complete:
-        return Deidentified(plan.label, tuple(files.values()), 0)
+        return Deidentified(plan.label, tuple(files[name] for name in sorted(files)), 0)
     manifest.begin(expected, files.values())
     if waiting:
         recipe = Recipe(plan, secrets, _means(plan, [Path(task.source) for task in tasks]))
-        for made in _made(engine(waiting, recipe)):
-            manifest.add(made)
-            files[made.name] = made
-            progress(len(files), len(tasks))
+        with closing(engine(waiting, recipe)) as results:
+            for made in results:
+                if isinstance(made, PrivkitError):
+                    raise made
+                manifest.add(made)
+                files[made.name] = made
+                progress(len(files), len(tasks))
     manifest.finish(expected, files)
     return Deidentified(plan.label, tuple(files[name] for name in sorted(files)), len(waiting))
 
@@ -93,13 +97,6 @@ def deidentify(
 def recorded_date(source: Path, target: Path) -> date | None:
     """Return the day that an earlier run into ``target`` counted ages to, so that going on is the default."""
     return _manifest(source.resolve(), target.resolve()).reference_date
-
-
-def _made(results: Iterable[FileDone | PrivkitError]) -> Iterator[FileDone]:
-    for each in results:
-        if isinstance(each, PrivkitError):
-            raise each
-        yield each
 
 
 def _stands(done: FileDone | None, task: FileTask) -> bool:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from glob import escape
 from hashlib import file_digest
 from pathlib import Path
 from tempfile import mkstemp
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlglot import exp as tree
 
 from privkit.datasets.columns import LABEL, Recipe
 from privkit.datasets.extras import needed
 from privkit.errors import ApplicationError, PrivkitError
+
+_Result = TypeVar("_Result")
 
 ROWS = 65_536
 """How many rows are in memory at once, and in a row group of Parquet."""
@@ -53,25 +55,31 @@ def deidentify_file(task: FileTask, recipe: Recipe) -> FileDone | PrivkitError:
     An error is returned, not raised: a cluster's log shows what is raised.
     """
     try:
-        with _telling_nothing(task.name):
-            return _written(task, recipe)
+        return _telling_nothing(task.name, lambda: _written(task, recipe))
     except PrivkitError as error:
         return error
 
 
 def names_of(path: Path) -> list[str]:
     """Return the names of a file's columns. Raises ApplicationError where it cannot be read or is a result."""
-    with _telling_nothing(path.name), _reading(path) as reader:
-        return list(reader.schema.names)
+
+    def read() -> list[str]:
+        with _reading(path) as reader:
+            return list(reader.schema.names)
+
+    return _telling_nothing(path.name, read)
 
 
-def counts_of(paths: list[Path], name: str) -> Iterator[tuple[Any, int]]:
-    """Return how often each value of a column occurs in all files together."""
+def counts_of(paths: list[Path], name: str) -> list[tuple[Any, int]]:
+    """Return each value of a column with how often it occurs in all files together. NULL is no value here."""
     column = tree.column(name, quoted=True).sql("duckdb")
-    with _telling_nothing(name), _session() as connection:
-        query = f"SELECT {column}, COUNT(*) FROM {_scan(paths)} WHERE {column} IS NOT NULL GROUP BY 1"
-        for batch in connection.sql(query).to_arrow_reader(ROWS):
-            yield from zip(*(each.to_pylist() for each in batch.columns), strict=True)
+
+    def read() -> list[tuple[Any, int]]:
+        with _session() as connection:
+            query = f"SELECT {column}, COUNT(*) FROM {_scan(paths)} WHERE {column} IS NOT NULL GROUP BY 1"
+            return [(value, count) for value, count in connection.sql(query).fetchall()]
+
+    return _telling_nothing(name, read)
 
 
 def digest_of(path: str | Path) -> str:
@@ -89,12 +97,10 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-@contextmanager
-def _telling_nothing(name: str) -> Iterator[None]:
-    """Raise PrivkitError that begins with ``name`` for whatever is raised: an engine's own text may hold a value."""
+def _telling_nothing(name: str, work: Callable[[], _Result]) -> _Result:
+    """Raise a PrivkitError that begins with ``name`` for whatever is raised: an engine's own text may hold a value."""
     try:
-        yield
-        return
+        return work()
     except PrivkitError as error:
         found: PrivkitError = type(error)(f"{name}: {error.what}", error.why, error.fix, **error.data)
     except Exception as error:

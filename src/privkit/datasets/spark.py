@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,9 +26,14 @@ WAVES = 2
 def spark(master: str) -> Iterator[Engine]:
     """Hand out the engine of a Spark master, such as ``"local[2]"``; the session ends with the block.
 
-    Raises ApplicationError where Spark or Java is missing, or the master does not answer.
+    A session that this process has already is used as it is, and stays. Raises ApplicationError where Spark or Java is
+    missing, or the master does not answer.
     """
     sql = needed("pyspark.sql", "pyspark")
+    found = sql.SparkSession.getActiveSession()
+    if found is not None:
+        yield on(found.sparkContext)
+        return
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     try:
         session = (
@@ -51,7 +56,7 @@ def spark(master: str) -> Iterator[Engine]:
 def on(context: Any) -> Engine:
     """Return the engine of a Spark context that is there already."""
 
-    def run(tasks: list[FileTask], recipe: Recipe) -> Iterator[FileDone | PrivkitError]:
+    def run(tasks: list[FileTask], recipe: Recipe) -> Generator[FileDone | PrivkitError, None, None]:
         shared = context.broadcast(recipe)
         size = WAVES * max(1, context.defaultParallelism)
         try:

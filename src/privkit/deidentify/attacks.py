@@ -14,13 +14,15 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from statistics import fmean
+from typing import Any, TypeVar
 
 from privkit.errors import InvalidValue
 from privkit.location.cells import metres_between
 from privkit.location.grouping import centroid
 from privkit.location.point import GeoPoint
 
-type Visit = tuple[Hashable, str, datetime]
+Trait = TypeVar("Trait")
+Visit = tuple[Hashable, str, datetime]
 """A person, a place that has a name (an H3 cell, say) and the local time at which they were there."""
 
 
@@ -48,7 +50,7 @@ class Averaged:
     mean: float
 
 
-def alone(traits: Mapping[Hashable, Hashable], persons: int | None = None) -> Recognised:
+def alone(traits: Mapping[Any, Hashable], persons: int | None = None) -> Recognised:
     """Count who shares their trait with nobody. ``persons``: how many there are, where some have no trait."""
     sizes = Counter(traits.values())
     return Recognised(len(traits) if persons is None else persons, sum(sizes[each] == 1 for each in traits.values()))
@@ -80,8 +82,8 @@ def link(
     return Recognised(len(candidates), len(matched), right if truth else None)
 
 
-def link_nearest[Person: Hashable, Trait](
-    released: Mapping[Person, Trait], known: Mapping[Person, Trait], apart: Callable[[Trait, Trait], float]
+def link_nearest(
+    released: Mapping[Any, Trait], known: Mapping[Any, Trait], apart: Callable[[Trait, Trait], float]
 ) -> Recognised:
     """Take each released person for the known one whose trait is nearest; both tables name people alike.
 
@@ -109,15 +111,15 @@ def home_and_work(visits: Iterable[Visit]) -> dict[Hashable, tuple[str, str]]:
     return {person: (_top(homes[person], 1)[0], _top(works[person], 1)[0]) for person in homes.keys() & works.keys()}
 
 
-def most_visited(visits: Iterable[Visit], k: int) -> dict[Hashable, frozenset[str]]:
-    """Return for each person the ``k`` places where they spent most hours, or as many as there are.
+def most_visited(visits: Iterable[Visit], k: int) -> dict[Hashable, tuple[str, ...]]:
+    """Return for each person the ``k`` places where they spent most hours, the first most, or as many as there are.
 
-    Source: Zang and Bolot, "Anonymization of location data does not work", MobiCom 2011.
+    Source: Zang and Bolot, MobiCom 2011, doi 10.1145/2030613.2030630.
     """
-    return {person: frozenset(_top(places, k)) for person, places in _hours(visits).items()}
+    return {person: tuple(_top(places, k)) for person, places in _hours(visits).items()}
 
 
-def average(reports: Iterable[tuple[Hashable, GeoPoint]], truth: Mapping[Hashable, GeoPoint]) -> Averaged:
+def average(reports: Iterable[tuple[Hashable, GeoPoint]], truth: Mapping[Any, GeoPoint]) -> Averaged:
     """Take the mean of all reports of one place of one person, which is what undoes noise that is drawn each time.
 
     ``reports``: a key of person and place, and a report; ``truth``: where each really is. Means are taken on the

@@ -104,7 +104,7 @@ class Generalisation:
     @property
     def label(self) -> str:
         """Return what may be said of the table that it makes."""
-        return f"generalised to measured k = {self.k}, {self.suppressed:,} of {self.rows:,} rows suppressed"
+        return f"generalised to k >= {self.k}, {self.suppressed:,} of {self.rows:,} rows suppressed"
 
     def apply(self, rows: Iterable[Sequence[Any]]) -> Iterator[tuple[Any, ...] | None]:
         """Return for each row, its values in the order of ``levels``, their labels; None where it is suppressed."""

@@ -180,25 +180,30 @@ def source(relation: Relation) -> str:
 
 
 def _sizes(relation: Relation, keys: list[str], person: str | None) -> tuple[tuple[int, int, int], ...]:
-    size = "COUNT(*)"
-    if person is not None:
-        persons = f"COUNT(DISTINCT {expression(relation, person)})"
-        size = f"CASE WHEN {persons} = 0 THEN 1 ELSE {persons} END"
-    classes = f"SELECT {size} AS size, COUNT(*) AS n FROM {source(relation)} GROUP BY {', '.join(keys)}"
+    size = "COUNT(*)" if person is None else "CASE WHEN COUNT(p) = 0 THEN 1 ELSE COUNT(DISTINCT p) END"
+    members = _members(relation, keys, {} if person is None else {"p": person})
+    classes = f"SELECT {size} AS size, COUNT(*) AS n FROM ({members}) AS members GROUP BY {_names(keys)}"
     answer = ask(relation, f"SELECT size, COUNT(*), SUM(n) FROM ({classes}) AS classes GROUP BY size ORDER BY size")
     return tuple((int(size), int(classes), int(rows)) for size, classes, rows in answer)
 
 
+def _members(relation: Relation, keys: list[str], others: dict[str, str]) -> str:
+    """Return the columns under names of our own, which no column's own name can be taken for."""
+    columns = [f"{key} AS q{number}" for number, key in enumerate(keys)]
+    columns += [f"{expression(relation, name)} AS {ours}" for ours, name in others.items()]
+    return f"SELECT {'DISTINCT ' * ('s' in others and 'p' in others)}{', '.join(columns)} FROM {source(relation)}"
+
+
+def _names(keys: list[str]) -> str:
+    return ", ".join(f"q{number}" for number in range(len(keys)))
+
+
 def _spread(relation: Relation, keys: list[str], sensitive: str, person: str | None) -> tuple[int, float, float]:
     """Return distinct l, entropy l and t: the worst of all classes."""
-    names = [f"q{number}" for number in range(len(keys))]
-    columns = [f"{key} AS {name}" for key, name in zip(keys, names, strict=True)]
-    columns += [f"{expression(relation, sensitive)} AS s"]
-    if person is not None:
-        columns += [f"{expression(relation, person)} AS p"]
-    by = ", ".join(names)
+    by = _names(keys)
+    members = _members(relation, keys, {"s": sensitive} if person is None else {"s": sensitive, "p": person})
     pairs = (
-        f"WITH members AS (SELECT {'DISTINCT ' * (person is not None)}{', '.join(columns)} FROM {source(relation)}),"
+        f"WITH members AS ({members}),"
         f" pairs AS (SELECT {by}, s, CAST(COUNT(*) AS DOUBLE) AS c FROM members GROUP BY {by}, s)"
     )
     distances = _earth_mover(by) if relation.kind(sensitive) == "number" else _total_variation(by)

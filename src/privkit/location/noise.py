@@ -136,8 +136,8 @@ def _prf(key: bytes, use: bytes, noise: PlanarLaplace, domain: str, subject: str
     """Return 32 bytes. The noise is in it: the same draw at two levels could be solved for the place."""
     require_key(key)
     kind = repr((noise.eps, noise.furthest)).encode()
-    parts = (_LABEL, use, kind, domain.encode(), subject.encode(), place.to_bytes(8, "big"))
-    return hmac.digest(key, length_prefixed(*parts), "sha256")
+    names = (each.encode("utf-8", "surrogatepass") for each in (domain, subject))
+    return hmac.digest(key, length_prefixed(_LABEL, use, kind, *names, place.to_bytes(8, "big")), "sha256")
 
 
 def _fraction(data: bytes) -> float:
