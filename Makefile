@@ -38,18 +38,18 @@ define create_venv
 	fi
 endef
 
-install = -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+install = -m pip install --quiet --disable-pip-version-check --editable
 
 $(STAMP): pyproject.toml
 	$(call create_venv,$(VENV))
 	@echo "$(VENV): installing privkit and what its development needs"
-	@$(VENV)/bin/python $(install)
+	@$(VENV)/bin/python $(install) '.[dev,spark]'
 	@touch $@
 
 $(STAMP_SA20): pyproject.toml
 	$(call create_venv,$(VENV_SA20))
 	@echo "$(VENV_SA20): the same with SQLAlchemy 2.0"
-	@$(VENV_SA20)/bin/python $(install) 'sqlalchemy<2.1'
+	@$(VENV_SA20)/bin/python $(install) '.[dev]' 'sqlalchemy<2.1'
 	@touch $@
 
 demo: $(STAMP)

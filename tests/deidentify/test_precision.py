@@ -288,8 +288,8 @@ def test_the_coarser_of_two_is_told_from_a_value_at_either(case: tuple[Precision
 
 
 def told(precision: Precision, value: Any, seen: Any) -> Any:
-    """A value at a precision, as it is told from what was seen: cells of H3 do not nest exactly, so the cell's parent."""
-    if isinstance(precision, Cell):
+    """A value at a precision, as it is told from what was seen: H3 cells do not nest exactly, so the cell's parent."""
+    if isinstance(precision, Cell) and isinstance(seen, Reduced):
         return h3.cell_to_parent(str(seen), precision.resolution)
     return reduce(precision, value, TODAY)
 

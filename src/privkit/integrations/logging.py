@@ -34,8 +34,8 @@ class PersonalFilter(logging.Filter):
 
     Personal are: PersonalModels, and objects of every class with markers; GeoPoints and GeoTracks; SQLAlchemy rows,
     whose text shows what was selected. They are found in the message, its arguments, ``extra`` and in exceptions; in
-    whatever shows them in its own text too: containers, dataclasses, models, exception groups, bound methods. A pydantic
-    ValidationError keeps types and places and loses its input.
+    whatever shows them in its own text too: containers, dataclasses, models, exception groups, bound methods. A
+    pydantic ValidationError keeps types and places and loses its input.
 
     Add it to handlers, not to loggers: a logger's filter does not see what its children log. It lets every record
     pass. What was put into a string before it was logged cannot be told from other text; a handler that records the
