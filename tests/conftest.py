@@ -23,7 +23,7 @@ _ABOVE = {"cli", "coverage", "integrations", "retention", "subjects"}
 _STILL = ("alembic", "lattice", "one_function", "structures")
 _SLOW = (
     *("adoption", "consent", "epochs", "event_loops", "failures", "holds", "leaks", "ledger", "observe", "outside"),
-    *("machine", "races", "replicas", "requests", "reseal", "rotation", "search", "threads"),
+    *("machine", "races", "replicas", "requests", "reseal", "rotation", "search", "spark", "threads"),
 )
 """Files of the storage that ride on what the others test, and would take five minutes more under SQLAlchemy 2.0."""
 _FORMS = ("read_paths", "write_paths", "left_out", "textual", "bypasses")
