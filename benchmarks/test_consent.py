@@ -1,4 +1,7 @@
-"""Reads of data subjects of whom one in ten is a child, filtered by consent, against plain reads of the same rows.
+"""Reads of data subjects of whom one in ten is a child, filtered by consent, against two that are not.
+
+One is by privkit for a purpose that children's data may be used for without consent, which tells what the filter costs;
+the other is plain, without privkit.
 
 Half of the children have a guardian's consent; the others are not selected. On PostgreSQL, interleaved, the best round
 of each counts: one row by its key, a page of 1,000 rows, and a count over all.
@@ -30,6 +33,7 @@ naive_datetimes: UTC
 controller: {name: Benchmark, contact: privacy@bench.example, regions: [eu-west-1]}
 purposes:
   play: {description: Play, legal_basis: contract, keep: {for: P1Y, after: left}, consent: {valid: P2Y}}
+  look: {description: Look, legal_basis: contract, keep: {for: P1Y, after: left}, children: allowed}
 """
 
 
@@ -48,8 +52,8 @@ class Plain(DeclarativeBase):
 class Person(Base):
     __tablename__ = "persons"
     id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[Annotated[str, Personal("user.name", purposes={"play"}, seal=False)]]
-    born: Mapped[Annotated[date | None, BirthDate(purposes={"play"})]]
+    name: Mapped[Annotated[str, Personal("user.name", purposes={"play", "look"}, seal=False)]]
+    born: Mapped[Annotated[date | None, BirthDate(purposes={"play", "look"})]]
     left_at: Mapped[datetime | None]
 
 
@@ -116,8 +120,8 @@ def count(session: Session, model: Any) -> int:
 def test_reads(
     club: Club, read: Callable[[Session, Any], int], benchmark: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def filtered() -> tuple[int, float]:
-        with club.privacy.purpose("play"), Session(club.engine) as session:
+    def protected(purpose: str) -> tuple[int, float]:
+        with club.privacy.purpose(purpose), Session(club.engine) as session:
             started = time.perf_counter()
             return read(session, Person), time.perf_counter() - started
 
@@ -126,12 +130,13 @@ def test_reads(
             started = time.perf_counter()
             return read(session, PlainPerson), time.perf_counter() - started
 
-    pairs = [(filtered(), plain()) for _ in range(ROUNDS)]
-    benchmark.pedantic(filtered, rounds=1)
-    seen, known = pairs[0][0][0], pairs[0][1][0]
-    ours, theirs = (min(each[at][1] for each in pairs) for at in (0, 1))
+    rounds = [(protected("play"), protected("look"), plain()) for _ in range(ROUNDS)]
+    benchmark.pedantic(protected, ("play",), rounds=1)
+    seen, known = rounds[0][0][0], rounds[0][2][0]
+    filtered, unfiltered, bare = (min(each[at][1] for each in rounds) for at in range(3))
     with capsys.disabled():
         print(
-            f"\n{ROWS:,} persons, {read.__name__:8} {seen:,} of {known:,}  filtered {ours * 1e3:8.2f} ms"
-            f"   plain {theirs * 1e3:8.2f} ms   ratio {ours / theirs:5.2f}"
+            f"\n{ROWS:,} persons, {read.__name__:8} {seen:,} of {known:,}  filtered {filtered * 1e3:8.2f} ms"
+            f"   unfiltered {unfiltered * 1e3:8.2f} ms   ratio {filtered / unfiltered:5.2f}"
+            f"   plain {bare * 1e3:8.2f} ms   ratio {filtered / bare:5.2f}"
         )

@@ -21,7 +21,9 @@ ANYWHERE = [(date.min, 16), (date(2026, 9, 1), 14), (date(2027, 6, 1), 16)]
 ALLOWED, NEVER = {"check", "lessons"}, {"adverts"}
 VALID = timedelta(days=120)
 MATERIAL = datetime(2026, 3, 1, tzinfo=UTC)
-STRONG = {"signed_form"}
+IN_PERSON, CLICK = "in person", "a click"
+STRONG = {"signed_form", CLICK}
+"""Ways to verify a guardian well enough, and how a pupil answers in person: nobody has to be verified for that."""
 
 
 def birthday(born: date, age: int) -> date:
@@ -68,14 +70,13 @@ class Given:
 
 
 @dataclass
-class Standing:
-    """What the words about one pupil and one purpose amount to. A guardian of None stands for all."""
+class Fold:
+    """What words amount to, one after the other. A guardian of None stands for all."""
 
     consents: dict[str, Given] = field(default_factory=dict)
     noes: list[tuple[str | None, str, datetime]] = field(default_factory=list)
     spoke: dict[str, bool] = field(default_factory=dict)
     last: str | None = None
-    own: str | None = None
 
     def give(self, guardian: str, said: Given) -> None:
         """A consent ends the guardian's own earlier noes and those for all, unless it is of their time or before."""
@@ -91,7 +92,6 @@ class Standing:
         """A no takes the guardian's own consent away; without a guardian, all of them."""
         self.noes.append((guardian, word, at))
         self._said(word, guardian)
-        self.own = word if guardian is None else self.own
 
     def end(self, word: str, guardian: str) -> None:
         """Time ended a consent, or a guardian is one no more, whose no is gone too."""
@@ -107,21 +107,59 @@ class Standing:
             self.spoke[guardian] = word != "lapsed"
         self.last = word
 
-    def ended(self, purpose: str, now: datetime) -> list[tuple[str, str]]:
-        """The guardians whose consents time has ended, and how."""
-        faults = [(who, said.fault(purpose, now)) for who, said in self.consents.items()]
-        return [(who, fault) for who, fault in faults if fault in ("expired", "superseded")]
-
-    def answered(self) -> str | None:
-        """The one word once the pupil has come of age, of whom only a no for all is known."""
-        return self.own or (self.last if self.last in (None, "asked") else "lapsed")
-
-    def status(self, purpose: str, now: datetime, *, disclosed: bool = False) -> str | None:
-        """The one word for all of it."""
+    def status(self, purpose: str, now: datetime, *, unheard: str | None, disclosed: bool) -> str | None:
+        """The one word for all of it, where the yes of one of them, ``unheard``, counts for nothing."""
         if self.noes:
             return self.noes[-1][1]
-        faults = [said.fault(purpose, now, disclosed=disclosed) for said in self.consents.values()]
-        return ("given" if None in faults else faults[-1]) if faults else self.last
+        heard = [said for who, said in self.consents.items() if who != unheard]
+        faults = [said.fault(purpose, now, disclosed=disclosed) for said in heard]
+        if faults:
+            return "given" if None in faults else faults[-1]
+        return "lapsed" if self.last == "given" else self.last
+
+
+@dataclass
+class Standing:
+    """What was said about one pupil and one purpose, by everybody, and what is heard once the pupil has come of age."""
+
+    asked: bool = False
+    all: Fold = field(default_factory=Fold)
+    own: Fold = field(default_factory=Fold)
+
+    def give(self, guardian: str, said: Given) -> None:
+        """A consent."""
+        for fold in self._heard_of(guardian):
+            fold.give(guardian, said)
+
+    def deny(self, word: str, guardian: str | None, at: datetime) -> None:
+        """A no."""
+        for fold in self._heard_of(guardian):
+            fold.deny(word, guardian, at)
+
+    def end(self, word: str, guardian: str) -> None:
+        """What time ended, or a guardian who is one no more."""
+        for fold in self._heard_of(guardian):
+            fold.end(word, guardian)
+
+    def _heard_of(self, guardian: str | None) -> list[Fold]:
+        """Of age the own words are heard, and those for all."""
+        return [self.all, self.own] if guardian in (IN_PERSON, None) else [self.all]
+
+    @property
+    def spoken(self) -> bool:
+        """Whether there is any word."""
+        return self.asked or self.all.last is not None
+
+    def ended(self, purpose: str, now: datetime) -> list[tuple[str, str]]:
+        """Those whose consents time has ended, and how."""
+        faults = [(who, said.fault(purpose, now)) for who, said in self.all.consents.items()]
+        return [(who, fault) for who, fault in faults if fault in ("expired", "superseded")]
+
+    def status(self, purpose: str, now: datetime, *, in_person: bool, disclosed: bool = False) -> str | None:
+        """The one word for it. ``in_person``: the pupil decides; else guardians do, and a no of the pupil's counts."""
+        fold, unheard = (self.own, None) if in_person else (self.all, IN_PERSON)
+        found = fold.status(purpose, now, unheard=unheard, disclosed=disclosed)
+        return found or ("lapsed" if self.all.last else "asked" if self.asked else None)
 
 
 @dataclass
@@ -137,11 +175,18 @@ class Promised:
 
     def seen_for(self, purposes: tuple[str, ...], now: datetime, *, disclosed: bool = False) -> bool:
         """Whether all of these purposes may use the row now."""
-        if of_age(self.born, self.country, now):
-            return not (self.grew_up(now) and "letters" in purposes and self.words["letters"].last)
+        if of_age(self.born, self.country, now):  # letters rest on consent, which is the pupil's own to give by then
+            frozen = self.words["letters"].spoken and self.status("letters", now) != "given"
+            return not (frozen and self.grew_up(now) and "letters" in purposes)
         return not NEVER.intersection(purposes) and all(
-            self.words[each].status(each, now, disclosed=disclosed) == "given" for each in {*purposes} - ALLOWED
+            self.status(each, now, disclosed=disclosed) == "given" for each in {*purposes} - ALLOWED
         )
+
+    def status(self, purpose: str, now: datetime, *, disclosed: bool = False) -> str | None:
+        """What consent to a purpose amounts to."""
+        words, resting = self.words[purpose], purpose == "letters" and self.grew_up(now)
+        answered = IN_PERSON in words.all.spoke and of_age(self.born, self.country, now)
+        return words.status(purpose, now, in_person=resting or answered, disclosed=disclosed)
 
     def stored(self, now: datetime) -> None:
         """A row of somebody who is of age tells no birthday, and stays so until it is a child's."""
@@ -151,11 +196,13 @@ class Promised:
         """Whether this was a child here, and is of age."""
         return of_age(self.born, self.country, now) and not self.joined_of_age
 
+    def stage(self, now: datetime) -> str:
+        """Whether this is a ``child``, has ``grown`` up here or joined as an ``adult``."""
+        return "grown" if self.grew_up(now) else "adult" if self.joined_of_age else "child"
+
     def statuses(self, now: datetime) -> dict[str, str]:
         """What ``status`` of the consent ledger says."""
-        found = {name: words.status(name, now) for name, words in self.words.items()}
-        if self.grew_up(now):  # letters rest on consent, which is the pupil's own to give now
-            found["letters"] = self.words["letters"].answered()
+        found = {name: self.status(name, now) for name in self.words}
         return {name: each for name, each in found.items() if each is not None}
 
     def birthdays(self) -> list[datetime]:

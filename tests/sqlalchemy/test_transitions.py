@@ -285,6 +285,15 @@ def test_the_answer_in_person_needs_no_method_of_the_policy_s_list_and_is_told_w
         club.say("grant", 1, "news", method="a click in the app")
 
 
+def test_the_own_answer_of_somebody_of_age_is_what_the_status_says_whatever_a_guardian_said(club: Club) -> None:
+    club.join(1, date(1990, 1, 1))
+    club.say("grant", 1, "news", guardian="self", method="click")
+    assert {"news": "given"} == club.status(1)
+    club.say("withdraw", 1, "news", guardian="self")
+    club.say("grant", 1, "news")
+    assert {"news": "withdrawn"} == club.status(1)
+
+
 def test_no_later_write_makes_one_who_joined_as_an_adult_of_who_came_of_age(club: Club) -> None:
     club.child(1)
     club.clock.now = BIRTHDAY + DAY

@@ -53,18 +53,21 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def states(connection: Connection, guard: Guard, subject: bytes, at: datetime | None = None) -> dict[str, str]:
-    """Return the state of each purpose of which there is an event; ``at``: as it was recorded by then."""
+    """Return the state of each purpose of which there is an event; ``at``: as it was recorded by then.
+
+    Of somebody of age who answered in person that answer counts, whatever guardians said.
+    """
     now = guard.now() if at is None else as_utc(at)
     known = [each for each in events(connection, guard, subject) if at is None or each.at <= now]
     by_purpose = groupby(sorted(known, key=lambda each: each.purpose), key=lambda each: each.purpose)
-    grown = children.grew_up(children.day_of(connection, guard, subject), cautious_today(now))
-    found = {
-        name: state(
-            theirs, now, guard.policy.consent_terms(name), in_person=grown and guard.policy.rests_on_consent(name)
-        )
-        for name, theirs in by_purpose
-        if name in guard.policy.purposes
-    }
+    day, today = children.day_of(connection, guard, subject), cautious_today(now)
+    of_age, grown, found = day is not None and day <= today, children.grew_up(day, today), dict[str, str | None]()
+    for name, theirs in by_purpose:
+        if name in guard.policy.purposes:
+            said = list(theirs)
+            answered = of_age and any(each.in_person for each in said)
+            in_person = answered or (grown and guard.policy.rests_on_consent(name))
+            found[name] = state(said, now, guard.policy.consent_terms(name), in_person=in_person)
     return {name: each for name, each in found.items() if each is not None}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, time
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
@@ -42,7 +43,7 @@ def given(
 
     ``in_person``: the data subject came of age, and the own word alone counts.
     """
-    no = consent.alias("privkit_no")
+    no = _words(consent, "privkit_no")
     yes = _yes(consent, subject, purpose, terms if not in_person else replace(terms, methods=None), now, in_person)
     heard = [no.c.guardian.is_(None) | (no.c.guardian == IN_PERSON)] if in_person else []
     against = select(1).where(no.c.subject == subject, no.c.purpose == purpose, *heard)
@@ -52,7 +53,7 @@ def given(
 
 def spoken(consent: Table, subject: Any, purpose: str, *, in_person: bool = False) -> ColumnElement[bool]:
     """Return SQL that is true where there is any word on a purpose; ``in_person``: an answer of the data subject's."""
-    word = consent.alias("privkit_word")
+    word = _words(consent, "privkit_word")
     found = select(1).where(word.c.subject == subject, word.c.purpose == purpose)
     if in_person:
         found = found.where(word.c.guardian == IN_PERSON, word.c.event != ASKED)
@@ -64,7 +65,7 @@ def withdrawn_at(consent: Table, subject: Any, purpose: str) -> Any:
 
     NULL where nothing of the kind stands. What the data subject consents to after it came of age undoes it as well.
     """
-    no = consent.alias("privkit_no")
+    no = _words(consent, "privkit_no")
     theirs = no.c.subject == subject, no.c.purpose == purpose
     stands = and_(no.c.event.in_(NO), not_(_overcome(consent, no)))
     ended = and_(no.c.event.in_(ENDED), not_(_yes(consent, subject, purpose)))
@@ -78,12 +79,18 @@ def withdrawn_at(consent: Table, subject: Any, purpose: str) -> Any:
 
 def asked_at(consent: Table, subject: Any, purpose: str) -> Any:
     """Return SQL for when consent to a purpose was first asked for without any answer since; NULL: there is one."""
-    asked = consent.alias("privkit_asked")
+    asked = _words(consent, "privkit_asked")
     later, of_those = _later(consent, asked)
     answered = exists(select(1).where(*of_those, later.c.event != ASKED).correlate_except(later))
     theirs = asked.c.subject == subject, asked.c.purpose == purpose, asked.c.event == ASKED
     query = select(func.min(asked.c.at)).where(*theirs, not_(answered), not_(_yes(consent, subject, purpose)))
     return query.correlate_except(asked).scalar_subquery()
+
+
+@lru_cache(maxsize=64)
+def _words(consent: Table, name: str) -> FromClause:
+    """An alias of the ledger: made once, since to make its columns is most of what each statement would cost."""
+    return consent.alias(name)
 
 
 def _yes(
@@ -98,7 +105,7 @@ def _yes(
 
     ``in_person``: by the data subject, or by a guardian; None: by either.
     """
-    said = consent.alias("privkit_said")
+    said = _words(consent, "privkit_said")
     found = select(1).where(said.c.subject == subject, said.c.purpose == purpose, said.c.event == GIVEN)
     if in_person is not None:
         found = found.where(said.c.guardian == IN_PERSON if in_person else said.c.guardian != IN_PERSON)
@@ -124,7 +131,7 @@ def _counting(said: FromClause, terms: ConsentTerms, now: Now) -> list[ColumnEle
 
 
 def _later(consent: Table, than: FromClause) -> tuple[FromClause, list[ColumnElement[bool]]]:
-    later = consent.alias("privkit_later")
+    later = _words(consent, "privkit_later")
     return later, [later.c.subject == than.c.subject, later.c.purpose == than.c.purpose, later.c.seq > than.c.seq]
 
 
