@@ -204,6 +204,30 @@ def test_what_waits_is_not_readable_and_goes_after_its_time(club: Club) -> None:
     assert {} == club.waiting() == club.summary()
 
 
+def test_cells_that_differ_by_letter_case_alone_are_two(club: Club) -> None:
+    club.store([(member, place, MARCH) for member in range(1, 6) for place in ("North", "north")])
+    assert club.purge().ok
+    assert {("2025-03", "North"): 5, ("2025-03", "north"): 5} == {
+        cell: rows for cell, (rows, _) in club.summary().items()
+    }
+
+
+def test_what_a_summary_cannot_hold_stops_its_step_and_no_other(club: Club) -> None:
+    """Here the summary's column has no room; what was counted waits, and the rows are gone only with their count."""
+    club.store([(member, "north", MARCH) for member in range(1, 5)])
+    plan = club.privacy.plan(club.engine)
+    club.raw("DROP TABLE summary")
+    run = club.privacy.purge(club.engine, plan)
+    assert not run.ok
+    assert ["OperationalError" if "sqlite" in club.url else "ProgrammingError"] == [
+        each.error for each in run.outcomes if each.error
+    ]
+    assert {("2025-03", "north"): 4} == club.waiting()
+    Base.metadata.create_all(club.engine)
+    assert club.purge().ok
+    assert 4 == club.summary()["2025-03", "north"][0]
+
+
 def test_a_row_that_an_erasure_takes_is_not_counted(club: Club) -> None:
     club.store([(member, "north", MARCH) for member in (1, 2, 3)])
     key = club.raw("SELECT privkit_key FROM members WHERE id = 3")[0][0]

@@ -16,9 +16,10 @@ from functools import partial
 from uuid import uuid4
 
 from sqlalchemy import Connection, Engine, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from privkit import purposes
-from privkit.errors import InvalidValue, PlanError
+from privkit.errors import InvalidValue, PlanError, PrivkitError
 from privkit.markers import Aggregate
 from privkit.retention import files, runs
 from privkit.retention.batches import Batches
@@ -170,7 +171,10 @@ def _step(job: Job, step: Step, target: Target, workers: int) -> Tally:
     tally, ranges = Tally(), Ranges(step, target, exactly=job.batch is not None)
     _destroy(job, step, target, tally, ranges, workers)
     if isinstance(target.technique, Aggregate) and tally.error is None:
-        job.retry.run(partial(_publish, job, target))
+        try:
+            job.retry.run(partial(_publish, job, target))
+        except (SQLAlchemyError, PrivkitError) as stopped:  # what was counted waits for the next run
+            tally.error = stopped.code if isinstance(stopped, PrivkitError) else type(stopped).__name__
     return tally
 
 

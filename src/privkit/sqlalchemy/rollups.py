@@ -11,6 +11,7 @@ in one transaction: each row is counted once, whenever a run is killed.
 
 from __future__ import annotations
 
+import hmac
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -35,7 +36,7 @@ from sqlalchemy import update as updating
 
 from privkit.consent.age import cautious_today
 from privkit.crypto import HEADER_SIZE, SubjectKey, as_bytes
-from privkit.crypto.envelope import ValueKey
+from privkit.crypto.envelope import ValueKey, length_prefixed
 from privkit.deidentify import reduce, token
 from privkit.errors import MappingError, SealedError, ShreddedError
 from privkit.markers import Aggregate, Exact
@@ -267,9 +268,9 @@ def _number(column: Column[Any], text: str) -> Any:
 
 
 def _id(guard: Guard, rollup: Rollup, key: list[Any]) -> bytes:
-    """The cell's keyed token: nobody can try cells."""
-    secret = guard.keyring.secret("pseudonym")
-    return token(secret, f"cell {rollup.aggregate.into}", json.dumps(key)).encode()[:16]
+    """The cell's keyed token: nobody can try cells. Keys that differ in anything, in letter case too, are two cells."""
+    message = length_prefixed(rollup.aggregate.into.encode(), json.dumps(key).encode())
+    return hmac.digest(guard.keyring.secret("rollup-cell"), message, "sha256")[:16]
 
 
 def _key(guard: Guard) -> ValueKey:
