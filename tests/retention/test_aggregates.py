@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any
@@ -16,8 +17,10 @@ from sqlalchemy import Engine, ForeignKey, create_engine, event, insert
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from privkit import (
+    AgeBand,
     Aggregate,
     Cell,
+    Exact,
     FileKeyring,
     GeoPoint,
     Location,
@@ -333,6 +336,17 @@ def test_sealed_places_are_counted_by_cell_and_unknown_ones_as_unknown(database_
         assert privacy.verify_ledger(engine).count > 0
         connection.rollback()
     engine.dispose()
+
+
+@given(st.one_of(st.none(), st.text(), st.integers(), st.floats(), st.dates(), st.datetimes()))
+def test_no_value_keeps_its_row_from_being_counted(value: object) -> None:
+    """Each kind of column of a summary, at a precision that fits few of these."""
+    texts, numbers = Summary.__table__.c.month, Summary.__table__.c.visits
+    for precision in (Exact(), Month(), AgeBand()):
+        assert isinstance(rollups._part(texts, precision, value, date(2026, 1, 1)), str)
+        assert isinstance(rollups._part(numbers, precision, value, date(2026, 1, 1)), int)
+    if not isinstance(value, str | date):
+        assert Decimal(rollups._summand(value)).is_finite()
 
 
 CELLS = st.lists(st.lists(st.integers(0, 12), max_size=8, unique=True), max_size=7)

@@ -15,7 +15,7 @@ import hmac
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -38,7 +38,7 @@ from privkit.consent.age import cautious_today
 from privkit.crypto import HEADER_SIZE, SubjectKey, as_bytes
 from privkit.crypto.envelope import ValueKey, length_prefixed
 from privkit.deidentify import reduce, token
-from privkit.errors import MappingError, SealedError, ShreddedError
+from privkit.errors import InvalidValue, MappingError, SealedError, ShreddedError
 from privkit.markers import Aggregate, Exact
 from privkit.periods import Period
 from privkit.sqlalchemy import epochs, references
@@ -176,25 +176,36 @@ def add(connection: Connection, guard: Guard, rollup: Rollup, cells: Iterable[Ce
 def cells(
     connection: Connection, guard: Guard, rollup: Rollup, rows: Sequence[Sequence[Any]], as_of: datetime
 ) -> Iterator[Cell]:
-    """Yield each row (``columns`` of it) as a cell of its own. What does not open counts as unknown."""
+    """Yield each row (``columns`` of it) as a cell of its own. What does not open, or does not fit, is unknown."""
     today, width, secret = cautious_today(as_of), len(rollup.parts), guard.keyring.secret("pseudonym")
     opened = [
         _opened(connection, guard, column, [(row[number], row[-1]) for row in rows])
         for number, (_, column, _) in enumerate(rollup.parts)
     ]
     for number, row in enumerate(rows):
-        made = [reduce(precision, opened[at][number], today) for at, (_, _, precision) in enumerate(rollup.parts)]
-        cell = [_part(into, value) for (into, *_), value in zip(rollup.parts, made, strict=True)]
-        sums = {into.name: str(row[width + at] or 0) for at, (into, _) in enumerate(rollup.sums)}
+        cell = [
+            _part(into, precision, opened[at][number], today) for at, (into, _, precision) in enumerate(rollup.parts)
+        ]
+        sums = {into.name: _summand(row[width + at]) for at, (into, _) in enumerate(rollup.sums)}
         owner = row[-1]
         persons = [token(secret, f"rollup {rollup.aggregate.into}", bytes(owner).hex())[:_PERSON]] if owner else []
         yield Cell(cell, 1, sums, persons)
 
 
-def _part(into: Column[Any], value: Any) -> Any:
-    if isinstance(into.type, String):
-        return "" if value is None else str(value)
-    return 0 if value is None else int(value)
+def _part(into: Column[Any], precision: Any, value: Any, today: date) -> Any:
+    """A part of a cell's key; a value that does not fit must not keep its row from going."""
+    text = isinstance(into.type, String)
+    try:
+        found = reduce(precision, value, today)
+        return ("" if text else 0) if found is None else str(found) if text else int(found)
+    except (InvalidValue, ValueError, TypeError, OverflowError):
+        return "" if text else 0
+
+
+def _summand(value: Any) -> str:
+    """What is no finite number adds nothing."""
+    number = Decimal(str(value or 0))
+    return str(number) if number.is_finite() else "0"
 
 
 def _opened(connection: Connection, guard: Guard, column: Column[Any], stored: Sequence[tuple[Any, Any]]) -> list[Any]:
