@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, LargeBinary, and_, null, select, text, type_coerce
+from sqlalchemy import Column, ColumnElement, Connection, and_, null, select, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from privkit import clock, purposes
@@ -29,7 +29,7 @@ from privkit.sqlalchemy import destroy, due, epochs, holds, ledger, outbox, rece
 from privkit.sqlalchemy.due import Target
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.ownership import owner_key
-from privkit.sqlalchemy.types import Guarded
+from privkit.sqlalchemy.types import as_stored
 
 Residues = list[tuple[Sequence[Any], str | None]]
 
@@ -225,7 +225,7 @@ class Batches:
         keys = destroy.key_columns(self.target.table)
         columns: list[Any] = list(keys)
         if leaves_residue(self.target.technique) and self.target.column is not None:
-            columns.append(self._stored())
+            columns.append(as_stored(self.target.column))
             columns.append(self._owner())
         if self.rollup is not None:
             columns += rollups.columns(self.job.guard, self.rollup)
@@ -236,12 +236,6 @@ class Batches:
 
     def _key(self, row: Sequence[Any]) -> Key:
         return tuple(row[: len(destroy.key_columns(self.target.table))])
-
-    def _stored(self) -> Any:
-        column = self.target.column
-        assert column is not None
-        assert isinstance(column.type, Guarded)
-        return type_coerce(column, LargeBinary() if column.type.sealed else column.type.plain)
 
     def _owner(self) -> Any:
         table = self.target.table

@@ -38,7 +38,7 @@ from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.ownership import owner_key
 from privkit.sqlalchemy.references import among, key_columns
 from privkit.sqlalchemy.tables import OUTBOX
-from privkit.sqlalchemy.types import Guarded, guarded_columns
+from privkit.sqlalchemy.types import Guarded, as_stored, guarded_columns
 
 _UNOPENED = object()
 """In place of a name that does not open, although its key was not destroyed."""
@@ -154,8 +154,7 @@ def _names(
     table, sealed, field = _table(column), column.type.sealed, column.type.field
     present = due.not_done(Target(table, column, guard.rule(field)))
     owner = owner_key(guard, table, table) if holds.has_owner(guard, table) else null()
-    stored = type_coerce(column, LargeBinary() if sealed else column.type.plain)
-    query = select(*key_columns(table), owner, stored).where(chosen, present).with_for_update(of=table)
+    query = select(*key_columns(table), owner, as_stored(column)).where(chosen, present).with_for_update(of=table)
     rows = connection.execute(query).all()
     keys = epochs.load_keys(connection, guard, field, [as_bytes(row[-1]) for row in rows]) if sealed else []
     open_value = guard.opener(field, connection.dialect) if sealed else lambda value: value

@@ -23,14 +23,12 @@ from sqlalchemy import (
     Column,
     Connection,
     Integer,
-    LargeBinary,
     Numeric,
     String,
     Table,
     insert,
     null,
     select,
-    type_coerce,
 )
 from sqlalchemy import update as updating
 
@@ -43,9 +41,10 @@ from privkit.markers import Aggregate, Exact
 from privkit.periods import Period
 from privkit.sqlalchemy import epochs, references
 from privkit.sqlalchemy.guard import Guard
+from privkit.sqlalchemy.held import has_owner
 from privkit.sqlalchemy.ownership import owner_key
 from privkit.sqlalchemy.tables import ROLLUP, find
-from privkit.sqlalchemy.types import Guarded
+from privkit.sqlalchemy.types import Guarded, as_stored
 
 _PERSON = 16
 """Characters of a data subject's token in a waiting cell: 80 bits."""
@@ -138,16 +137,9 @@ def _wrong(table: Table, why: str, fix: str) -> MappingError:
 
 def columns(guard: Guard, rollup: Rollup) -> list[Any]:
     """Return what has to be selected of each row, in this order, after its key: parts, sums, and whose it is."""
-    parts = [_stored(column) for _, column, _ in rollup.parts]
-    owned = guard.tables[rollup.table].model
-    owner = owner_key(guard, rollup.table, rollup.table) if owned.owners or owned.data_subject else null()
-    return [*parts, *(_stored(column) for _, column in rollup.sums), owner]
-
-
-def _stored(column: Column[Any]) -> Any:
-    if not isinstance(column.type, Guarded):
-        return column
-    return type_coerce(column, LargeBinary() if column.type.sealed else column.type.plain)
+    parts = [as_stored(column) for _, column, _ in rollup.parts]
+    owner = owner_key(guard, rollup.table, rollup.table) if has_owner(guard, rollup.table) else null()
+    return [*parts, *(as_stored(column) for _, column in rollup.sums), owner]
 
 
 def add(connection: Connection, guard: Guard, rollup: Rollup, cells: Iterable[Cell]) -> None:

@@ -272,6 +272,14 @@ def plain_type(column: Any) -> TypeEngine[Any]:
     return kind.plain if isinstance(kind, Guarded) else kind
 
 
+def as_stored(column: Any) -> ColumnElement[Any]:
+    """Return a column as the database holds it: an envelope's bytes, or the plain value; nothing is opened."""
+    kind = column.type
+    if not isinstance(kind, Guarded):
+        return column  # type: ignore[no-any-return]
+    return type_coerce(column, LargeBinary() if kind.sealed else kind.plain)
+
+
 def field_of(column: Any) -> Field | None:
     """Return the field behind a column or its search index, or None when it holds no personal data."""
     kind = getattr(column, "type", None)
