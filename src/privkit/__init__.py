@@ -10,8 +10,6 @@ from privkit.errors import PrivkitError
 from privkit.location import GeoPoint, GeoTrack
 from privkit.markers import (
     AddNoise,
-    Adopting,
-    AdvancedAlchemy,
     AgeBand,
     Aggregate,
     AtLeastAge,
@@ -22,7 +20,6 @@ from privkit.markers import (
     Delete,
     Equality,
     Exact,
-    FernetTokens,
     Generalise,
     InCountry,
     Initials,
@@ -36,13 +33,11 @@ from privkit.markers import (
     Nearby,
     NotPersonal,
     Personal,
-    Plain,
     Pseudonymise,
     Quarter,
     Redact,
     Reversible,
     ShiftDates,
-    SqlalchemyUtils,
     StandIn,
     Substitute,
     Suppress,
@@ -56,6 +51,7 @@ from privkit.markers import (
     not_personal,
     owned_by,
 )
+from privkit.previous import Adopting, AdvancedAlchemy, FernetTokens, Plain, SqlalchemyUtils
 from privkit.privacy import Privacy
 from privkit.purposes import carry
 from privkit.sqlalchemy.outside import LedgerDatabase, LedgerFile

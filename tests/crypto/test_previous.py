@@ -15,7 +15,7 @@ from sqlalchemy_utils.types.encrypted.encrypted_type import AesEngine, AesGcmEng
 
 from privkit.crypto.previous import Scheme, scheme_for
 from privkit.errors import InvalidValue, KeyringError, MappingError, SealedError
-from privkit.markers import AdvancedAlchemy, FernetTokens, Plain, Previous, SqlalchemyUtils
+from privkit.previous import AdvancedAlchemy, FernetTokens, Plain, Previous, SqlalchemyUtils
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # its own, under SQLAlchemy 2.1

@@ -17,7 +17,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from privkit import Equality, FileKeyring, Personal, Privacy, data_subject, events, not_personal
 from privkit.integrations.alembic import privacy_options
-from privkit.markers import Adopting, Plain
+from privkit.previous import Adopting, Plain
 
 POLICY = """\
 privkit: 1

@@ -27,7 +27,7 @@ from privkit import (
 )
 from privkit.errors import NotProtectedError
 from privkit.integrations.alembic import privacy_options
-from privkit.markers import Adopting, FernetTokens
+from privkit.previous import Adopting, FernetTokens
 from tests.databases import raw_rows
 from tests.integrations.alembic_project import Project, adopting_service, plain_service, sealed_service
 from tests.sqlalchemy import rides

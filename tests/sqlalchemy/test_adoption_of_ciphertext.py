@@ -17,7 +17,7 @@ from sqlalchemy_utils.types.encrypted.encrypted_type import AesEngine, AesGcmEng
 from privkit import Adopting, AdvancedAlchemy, FernetTokens, Plain, SqlalchemyUtils
 from privkit.crypto.envelope import VERSION
 from privkit.errors import SealedError, SearchError
-from privkit.markers import Previous
+from privkit.previous import Previous
 from tests.sqlalchemy.adopter import PLANTED, UNTIL, Build, build, migrate
 from tests.sqlalchemy.rides import Clock
 

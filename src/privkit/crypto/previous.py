@@ -20,7 +20,7 @@ from cryptography.fernet import Fernet, MultiFernet
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from privkit.errors import InvalidValue, KeyringError, MappingError, SealedError
-from privkit.markers import AdvancedAlchemy, FernetTokens, KeySource, Plain, Previous
+from privkit.previous import AdvancedAlchemy, FernetTokens, KeySource, Plain, Previous
 
 _BLOCK, _IV, _TAG = 16, 12, 16
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")

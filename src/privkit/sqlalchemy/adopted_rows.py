@@ -30,7 +30,7 @@ from privkit.crypto import DESTROYED, as_bytes
 from privkit.crypto.aead import nonces
 from privkit.crypto.envelope import EPOCH_SIZE, HEADER_SIZE, VERSION
 from privkit.errors import PrivkitError
-from privkit.markers import Adopting
+from privkit.previous import Adopting
 from privkit.purposes import internally
 from privkit.sqlalchemy import children, destroy, double, epochs, keystore, ledger, pairs
 from privkit.sqlalchemy.guard import Guard

@@ -37,7 +37,7 @@ from privkit.crypto.envelope import VERSION
 from privkit.crypto.previous import Scheme, from_text, scheme_for
 from privkit.deidentify import leaves_residue
 from privkit.errors import MappingError, SealedError, SearchError, StatementRefused
-from privkit.markers import Adopting, Plain
+from privkit.previous import Adopting, Plain
 from privkit.sqlalchemy import pair_sql
 from privkit.sqlalchemy.registry import protecting
 from privkit.sqlalchemy.types import Guarded, Processor, Sealed, covered
