@@ -50,6 +50,7 @@ from privkit.markers import (
     expire_row,
     not_personal,
     owned_by,
+    together,
 )
 from privkit.previous import Adopting, AdvancedAlchemy, FernetTokens, Plain, SqlalchemyUtils
 from privkit.privacy import Privacy
@@ -116,4 +117,5 @@ __all__ = [
     "expire_row",
     "not_personal",
     "owned_by",
+    "together",
 ]

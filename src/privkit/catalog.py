@@ -30,6 +30,7 @@ from privkit.markers import (
     OwnedBy,
     Personal,
     Precision,
+    Together,
 )
 
 _MARKER_NAMES = ("Personal", "Location", "BirthDate", "NotPersonal")
@@ -68,6 +69,8 @@ class Model:
     events: Mapping[str, str | Latest]
     expire_row: Delete | Aggregate | None
     child: ChildProtection | None
+    together: tuple[tuple[str, ...], ...] = ()
+    """Groups of fields and columns that are emptied at once."""
 
     @property
     def marked(self) -> bool:
@@ -125,6 +128,7 @@ def read(cls: type) -> Model:
         },
         expire_row=next((fact.technique for fact in facts if isinstance(fact, ExpireRow)), None),
         child=next((fact for fact in facts if isinstance(fact, ChildProtection)), None),
+        together=tuple(fact.names for fact in facts if isinstance(fact, Together)),
     )
 
 

@@ -255,7 +255,14 @@ class NotPersonalColumns:
     because: str
 
 
-ClassMarker = DataSubject | OwnedBy | Events | ExpireRow | ChildProtection | NotPersonalColumns
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Fields and columns that end in one UPDATE."""
+
+    names: tuple[str, ...]
+
+
+ClassMarker = DataSubject | OwnedBy | Events | ExpireRow | ChildProtection | NotPersonalColumns | Together
 
 ATTRIBUTE = "__privkit__"
 observers: list[Callable[[type], None]] = []
@@ -288,6 +295,15 @@ def events(**sources: str | Latest) -> Callable[[_Class], _Class]:
 def expire_row(technique: Delete | Aggregate) -> Callable[[_Class], _Class]:
     """Declare what happens to the whole row once every field of it has expired."""
     return _marking(ExpireRow(technique))
+
+
+def together(*names: str) -> Callable[[_Class], _Class]:
+    """Declare that these columns are emptied in one UPDATE, for example because a CHECK ties them to each other.
+
+    Fields of a group have the same purposes and duties, and end with ``Suppress()``. A column that is not personal,
+    as a token that was sent to a phone number, is set to NULL when the first field of its group ends.
+    """
+    return _marking(Together(names))
 
 
 def child_protection(

@@ -17,6 +17,7 @@ from privkit.markers import (
     Location,
     Nearby,
     Precision,
+    Suppress,
 )
 from privkit.policy.epochs import Epochs, divided
 from privkit.policy.precisions import misfits, place_like, unfit
@@ -99,6 +100,8 @@ class _Run:
                 self._consent(model, users)
             elif event not in model.events:
                 self._unmapped(model, event, users)
+        for names in model.together:
+            self._together(model, names)
         if CONSENT_WITHDRAWN in model.events:
             message = f"{model.cls.__name__} maps {CONSENT_WITHDRAWN}, which the consent ledger tells."
             self.report(model, message, "# another name for an event of your own, here and in the policy")
@@ -209,6 +212,21 @@ class _Run:
                             f"{model.cls.__name__}.{item.name} was formerly {quoted(former)}, as another field is."
                         )
                         self.report(model, message, "Name only ids that no other field has or had.")
+
+    def _together(self, model: Model, names: tuple[str, ...]) -> None:
+        """What is emptied at once has one lifetime, and leaves nothing that is made row by row."""
+        fields = [model.fields[name] for name in names if name in model.fields]
+        group = f"@together({', '.join(map(quoted, names))}) of {model.cls.__name__}"
+        if not fields:
+            self.report(model, f"{group} names no personal field: nothing would end it.", "# one field, or no group")
+        if len({(frozenset(item.purposes), item.marker.duties) for item in fields}) > 1:
+            fix = "# the same purposes and duties on each, or a group for each lifetime"
+            self.report(model, f"{group} holds fields that end at different times.", fix)
+        for item in fields:
+            if not isinstance(item.marker.then, Suppress):
+                self.report(model, f"{group}: {item.name} leaves something behind, and is not emptied.", "Suppress()")
+            if sum(item.name in other for other in model.together) > 1:
+                self.report(model, f"{model.cls.__name__}.{item.name} stands in two groups.", "# one group with all")
 
     def _unmapped(self, model: Model, event: str, users: list[str]) -> None:
         name = model.cls.__name__

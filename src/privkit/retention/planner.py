@@ -222,7 +222,10 @@ def count_each(connection: Connection, asked: Sequence[Asked]) -> dict[Name, int
 
 def technique(target: Target) -> str:
     """Return what becomes of a target, in words."""
-    return label(target.technique) if target.divided is None else "destroy the epoch's key"
+    if target.divided is not None:
+        return "destroy the epoch's key"
+    beside = ", ".join(column.name for column in target.beside)
+    return f"{label(target.technique)}, with {beside}" if beside else label(target.technique)
 
 
 def held(guard: Guard, target: Target, now: Callable[[], datetime]) -> ColumnElement[bool] | None:

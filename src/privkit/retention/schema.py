@@ -229,6 +229,10 @@ def _column_faults(live: Live, target: Target) -> Iterator[str]:
     assert found is not None
     if not found["nullable"] and column.nullable:
         yield f"{column.name} is NOT NULL in the database and nullable in its model, so it cannot be emptied"
+    for each in target.beside:
+        here = live.column(place(target.table), each.name)
+        if here is not None and not here["nullable"] and not due.is_sealed(each):
+            yield f"{each.name} is NOT NULL in the database, so it cannot be emptied with {column.name}"
     if found.get("computed"):
         yield f"{column.name} is a generated column, which only the database writes"
     if in_place and not sealed and isinstance(found["type"], Enum):

@@ -39,6 +39,7 @@ from privkit.crypto import DESTROYED, Epoch
 from privkit.deidentify import leaves_residue
 from privkit.errors import InvalidValue, PlanError
 from privkit.ledger import Entry
+from privkit.markers import BirthDate
 from privkit.sqlalchemy import holds, keystore, ledger, outbox, pairs, partitions, receipts, references
 from privkit.sqlalchemy.children import ADULT
 from privkit.sqlalchemy.due import Now, Target, is_sealed
@@ -50,7 +51,7 @@ from privkit.sqlalchemy.references import key_columns as key_columns
 from privkit.sqlalchemy.references import keyset as keyset
 from privkit.sqlalchemy.spared import free, spared
 from privkit.sqlalchemy.tables import EPOCH, KEY
-from privkit.sqlalchemy.types import Sealed
+from privkit.sqlalchemy.types import Guarded, Sealed
 
 Still = ColumnElement[bool] | None
 """What has to be true of a row at the moment when it is destroyed; None: nothing more than that it was chosen."""
@@ -84,7 +85,7 @@ def delete_rows(
             these = connection.execute(select(*columns).where(chosen)).all()
             chosen = among(columns, these)
             _clear_dependants(connection, guard, table, chosen)
-        outbox.put(connection, guard, outbox.naming(table), chosen)
+        outbox.put(connection, guard, outbox.naming(*table.columns), chosen)
         if KEY_COLUMN in table.columns:
             going = delete(table).where(chosen).returning(table.c[KEY_COLUMN], *columns)
             found = connection.execute(going).all()
@@ -157,7 +158,7 @@ def suppress(
     emptied = _emptied(guard, target) | (_emptied_residue(target) if residues else {})
     for start in range(0, len(keys), keystore.CHUNK):
         chunk = [among(columns, keys[start : start + keystore.CHUNK]), free(guard, target.table), *_only(still)]
-        outbox.put(connection, guard, outbox.naming(target.table, target.column), and_(*chunk))
+        outbox.put(connection, guard, outbox.naming(*target.columns), and_(*chunk))
         count += receipts.executed(connection, update(target.table).where(*chunk).values(emptied), target.table, gone)
     return count
 
@@ -253,25 +254,30 @@ def replace_with_residue(
     for start in range(0, len(residues), keystore.CHUNK):
         chunk = among(columns, [key for key, _ in residues[start : start + keystore.CHUNK]])
         chosen = and_(chunk, free(guard, target.table), *_only(still))
-        outbox.put(connection, guard, outbox.naming(target.table, column), chosen)
+        outbox.put(connection, guard, outbox.naming(column), chosen)
         if gone is not None:
             gone += connection.execute(select(*columns).where(chosen)).all()
     return connection.execute(statement, rows).rowcount if rows else 0
 
 
 def _emptied(guard: Guard, target: Target) -> dict[str, Any]:
-    column = target.column
-    assert column is not None
+    # with a pair's other column: left behind, it would pass for what the sealed one waits for
+    columns = (each for column in target.columns for each in pairs.pair(column) or (column,))
     values: dict[str, Any] = {}
-    for each in pairs.pair(column) or (column,):  # together: one that is left would pass for what the other waits for
+    for each in columns:
         values[each.key] = Sealed(DESTROYED) if not each.nullable and is_sealed(each) else null()
         if f"{each.name}_ix" in target.table.columns:
             values[f"{each.name}_ix"] = None
-    if ADULT_COLUMN in target.table.columns and target.is_birth_date:
+    if ADULT_COLUMN in target.table.columns and any(map(_is_birth_date, target.columns)):
         adult, today = target.table.c[ADULT_COLUMN], literal(cautious_today(guard.now()), Date())
         # A day of age tells the birthday. Who came of age here stays so, and a child becomes one of unknown age.
         values[ADULT_COLUMN] = case((adult == ADULT, adult), (adult <= today, today), else_=None)
     return values
+
+
+def _is_birth_date(column: Column[Any]) -> bool:
+    """Whether the day a child comes of age is derived from it."""
+    return isinstance(column.type, Guarded) and isinstance(column.type.field.marker, BirthDate)
 
 
 def _emptied_residue(target: Target) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from sqlalchemy.orm import RelationshipProperty
 
 from privkit.crypto import DESTROYED
 from privkit.deidentify import leaves_residue
-from privkit.markers import Aggregate, BirthDate, Delete, Latest, Technique
+from privkit.markers import Aggregate, Delete, Latest, Technique
 from privkit.policy import Keep
 from privkit.policy.resolve import FieldRule
 from privkit.sqlalchemy import epochs, holds, references
@@ -57,7 +57,7 @@ class Target:
     """What a step destroys: the values of one column of a table, or whole rows (``column`` None).
 
     With ``divided``, the column whose epochs end, it is their keys: rows of privkit_epoch. ``whole``: what
-    becomes of rows.
+    becomes of rows. ``beside``: the columns that are emptied in the same UPDATE (``@together``).
     """
 
     table: Table
@@ -65,6 +65,7 @@ class Target:
     rule: FieldRule | None
     divided: Column[Any] | None = None
     whole: Delete | Aggregate = _GOES
+    beside: tuple[Column[Any], ...] = ()
 
     @property
     def field(self) -> str | None:
@@ -79,9 +80,9 @@ class Target:
         return self.rule.field.marker.then if self.rule else self.whole
 
     @property
-    def is_birth_date(self) -> bool:
-        """Whether the day a child comes of age is derived from it."""
-        return self.rule is not None and isinstance(self.rule.field.marker, BirthDate)
+    def columns(self) -> tuple[Column[Any], ...]:
+        """The columns that are emptied in one UPDATE; none for whole rows and for keys."""
+        return () if self.column is None else (self.column, *self.beside)
 
     @property
     def keeps(self) -> dict[str, Keep | None]:
@@ -137,11 +138,18 @@ def _latest_of(guard: Guard, target: Target) -> list[list[RelationshipProperty[A
 def field_targets(guard: Guard) -> list[Target]:
     """Return every guarded column, children before parents."""
     return [
-        Target(table, column, guard.rule(column.type.field))
+        Target(table, column, guard.rule(column.type.field), beside=_beside(guard, table, column))
         for table in references.in_deletion_order(guard)
         for column in table.columns
         if isinstance(column.type, Guarded)
     ]
+
+
+def _beside(guard: Guard, table: Table, column: Column[Any]) -> tuple[Column[Any], ...]:
+    """The other columns of its group."""
+    each = guard.tables[table]
+    groups = [[each.mapper.columns[name] for name in names] for names in each.model.together]
+    return tuple(other for group in groups if column in group for other in group if other is not column)
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,8 @@ def install(mapper: Mapper[Any]) -> Model:
         _require_columns(mapper, model.child.fields)
     if model.child and ADULT_COLUMN not in mapper.local_table.columns and mapper.inherits is None:
         mapper.local_table.append_column(Column(ADULT_COLUMN, Date))
+    for names in model.together:
+        _require_emptiable(mapper, names, model)
     for field in model.fields.values():
         column = mapper.columns.get(field.name)
         if column is None:
@@ -113,6 +115,24 @@ def _require_columns(mapper: Mapper[Any], names: Iterable[str]) -> None:
                 f"Name one of: {', '.join(mapper.columns.keys())}.",
                 name=name,
             )
+
+
+def _require_emptiable(mapper: Mapper[Any], names: Iterable[str], model: Model) -> None:
+    """A group is one UPDATE of one table; what has no technique of its own becomes NULL."""
+    for name in names:
+        column = mapper.columns.get(name)
+        if column is None or column.table is not mapper.local_table:
+            why = "which is no mapped column of its table"
+        elif name not in model.fields and not column.nullable:
+            why = "which is NOT NULL and cannot be emptied"
+        else:
+            continue
+        raise MappingError(
+            f"@together of {mapper.class_.__name__} names {name!r}, {why}.",
+            "The group could not end.",
+            f"Name nullable columns of {mapper.local_table}.",
+            name=name,
+        )
 
 
 def _install_field(mapper: Mapper[Any], column: Column[Any], field: Field) -> None:

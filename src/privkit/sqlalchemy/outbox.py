@@ -38,15 +38,14 @@ from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.ownership import owner_key
 from privkit.sqlalchemy.references import among, key_columns
 from privkit.sqlalchemy.tables import OUTBOX
-from privkit.sqlalchemy.types import Guarded, as_stored, guarded_columns
+from privkit.sqlalchemy.types import Guarded, as_stored
 
 _UNOPENED = object()
 """In place of a name that does not open, although its key was not destroyed."""
 
 
-def naming(table: Table, column: Column[Any] | None = None) -> list[Column[Any]]:
-    """Return the columns of a table, or of one ``column`` alone, that name files."""
-    columns = [table.columns[name] for name in guarded_columns(table)] if column is None else [column]
+def naming(*columns: Column[Any]) -> list[Column[Any]]:
+    """Return those of some columns that name files."""
     return [each for each in columns if isinstance(each.type, Guarded) and each.type.field.marker.file is not None]
 
 
@@ -129,7 +128,7 @@ def is_named(connection: Connection, guard: Guard, store: str, name: str) -> boo
     A sealed field is searched by its hash. One without ``search=Equality()`` is not searched: no two rows of it, and
     no other field, may name one file.
     """
-    columns = [each for table in guard.tables for each in naming(table) if _store(each) == store]
+    columns = [each for table in guard.tables for each in naming(*table.columns) if _store(each) == store]
     rows = [select(literal(1)).select_from(each.table).where(_is(guard, each, name)).limit(1) for each in columns]
     return any(connection.execute(each).first() is not None for each in rows)
 
