@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import os
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import inf, nan
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +15,8 @@ from hypothesis import strategies as st
 from privkit.datasets.relations import EngineTable, database_table
 from privkit.deidentify.measures import Measures, measure
 from privkit.errors import InvalidValue
+from tests import adult
+from tests.adult import SIX
 from tests.datasets.engines import Make, by_hand, duck, in_database, lite
 
 COLUMNS = {"person": str, "age": str, "city": str, "disease": str, "visits": int}
@@ -30,7 +30,6 @@ ROWS = [
 ]
 BOTH = ["age", "city"]
 
-SIX = ["age", "education", "occupation", "relationship", "sex", "native-country"]
 EIGHT = ["sex", "age", "race", "marital-status", "education", "native-country", "workclass", "occupation"]
 REFERENCE = [
     ("adult", SIX, "salary-class", 32561, 15093, 10154, 1, 1, 0.7591904425539756),
@@ -44,6 +43,26 @@ REFERENCE = [
     ("hospital_anonymized", ["age", "gender", "city"], "disease", 13, 5, 0, 2, 1, 0.6153846153846154),
 ]
 """Known values of public tables: rows, classes, unique, k, l and t."""
+WARDS = {
+    ("Female", "Kerala"): ["Viral infection", "Heart-related"],
+    ("Female", "Tamil Nadu"): ["Cancer", "TB"],
+    ("Male", "Karnataka"): ["No illness", "TB", "Heart-related"],
+    ("Male", "Kerala"): ["Cancer", "Heart-related", "Viral infection"],
+    ("Male", "Tamil Nadu"): ["Cancer"] * 3,
+}
+
+
+def hospital() -> tuple[list[str], list[tuple[str, ...]]]:
+    rows = [("[17, 30[", *place, disease) for place, found in WARDS.items() for disease in found]
+    return ["age", "gender", "city", "disease"], rows
+
+
+TABLES: dict[str, Callable[[], tuple[list[str], list[tuple[str, ...]]]]] = {
+    "adult": adult.table,
+    "complete": adult.complete,
+    **{f"adult_anonymized_{k}": partial(adult.of_many, k) for k in (3, 10, 20)},
+    "hospital_anonymized": hospital,
+}
 
 
 @pytest.fixture(scope="module")
@@ -221,17 +240,10 @@ def test_a_measure_does_not_depend_on_the_order_of_rows(make: Make) -> None:
 
 
 def reference_rows(name: str) -> tuple[list[str], list[tuple[str, ...]]]:
-    """The rows of a public table, shuffled, without blanks around values."""
-    folder = os.environ.get("PRIVKIT_REFERENCE_DATA")
-    if not folder:
-        pytest.skip("PRIVKIT_REFERENCE_DATA does not name the folder with adult.csv and the tables made of it")
-    path = Path(folder) / f"{'adult' if name == 'complete' else name}.csv"
-    with path.open(encoding="utf-8", newline="") as file:
-        names, *rows = [tuple(value.strip() for value in row) for row in csv.reader(file)]
-    if name == "complete":
-        rows = [row for row in rows if "?" not in row]
+    """The rows of a public table, shuffled."""
+    names, rows = TABLES[name]()
     random.Random(name).shuffle(rows)
-    return list(names), rows
+    return names, rows
 
 
 @pytest.fixture(scope="module")

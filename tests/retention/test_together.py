@@ -245,14 +245,11 @@ def test_a_column_that_is_not_null_in_the_database_alone_is_refused_by_the_plan(
     place: Place, database_url: str
 ) -> None:
     privacy, engine = place
-    if engine.dialect.name != "postgresql":
-        raw_rows(database_url, "DROP TABLE workouts")
-        made = "CREATE TABLE workouts (id INTEGER PRIMARY KEY, start_point BLOB, start_point_ix BLOB, track BLOB"
-        raw_rows(
-            database_url,
-            f"{made}, points JSON, bounds BLOB, file TEXT, born BLOB, distance FLOAT NOT NULL, left_at DATETIME, privkit_key BLOB)",
-        )
-    else:
+    if engine.dialect.name == "postgresql":
         raw_rows(database_url, "ALTER TABLE workouts ALTER distance SET NOT NULL")
+    else:
+        [(made,)] = raw_rows(database_url, "SELECT sql FROM sqlite_master WHERE name = 'workouts'")
+        raw_rows(database_url, "DROP TABLE workouts")
+        raw_rows(database_url, made.replace("distance FLOAT", "distance FLOAT NOT NULL"))
     refused = {step.name: step.refused for step in privacy.plan(engine).steps}
     assert refused["workouts.track"] == "distance is NOT NULL in the database, so it cannot be emptied with track"
