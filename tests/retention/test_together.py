@@ -1,5 +1,6 @@
 """Columns of one row that are emptied in one UPDATE: what a CHECK ties together, and one track in many columns."""
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -250,6 +251,6 @@ def test_a_column_that_is_not_null_in_the_database_alone_is_refused_by_the_plan(
     else:
         [(made,)] = raw_rows(database_url, "SELECT sql FROM sqlite_master WHERE name = 'workouts'")
         raw_rows(database_url, "DROP TABLE workouts")
-        raw_rows(database_url, made.replace("distance FLOAT", "distance FLOAT NOT NULL"))
+        raw_rows(database_url, re.sub(r"(distance \w+)", r"\1 NOT NULL", made))
     refused = {step.name: step.refused for step in privacy.plan(engine).steps}
     assert refused["workouts.track"] == "distance is NOT NULL in the database, so it cannot be emptied with track"
