@@ -66,6 +66,9 @@ class Aggregate:
     A cell is published once ``at_least`` data subjects have rows in it that were not published before, and only if what
     remains unpublished cannot be told by subtraction: it is nothing, or two cells or more of as many data subjects.
     What still waits after the period ``wait`` is destroyed.
+
+    ``epsilon``: with noise, so that all numbers published of one row lose at most this much (differential privacy of a
+    row, docs/lifetimes.md). Each sum then needs ``bounds``, the lowest and highest number that a row may add.
     """
 
     into: str
@@ -74,13 +77,15 @@ class Aggregate:
     sums: Mapping[str, str] = field(default_factory=dict)
     at_least: int = 10
     wait: str = "P1Y"
+    epsilon: float | None = None
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "by", MappingProxyType(dict(self.by)))
-        object.__setattr__(self, "sums", MappingProxyType(dict(self.sums)))
+        for name in ("by", "sums", "bounds"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     def __hash__(self) -> int:
-        return hash((self.into, self.count, tuple(self.by), tuple(self.sums), self.at_least, self.wait))
+        return hash((self.into, self.count, tuple(self.by), tuple(self.sums), self.at_least, self.wait, self.epsilon))
 
 
 Technique = Delete | ValueTechnique

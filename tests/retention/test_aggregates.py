@@ -50,6 +50,7 @@ purposes:
 
 
 BY: dict[str, Any] = {"month": ("left_at", Month()), "club": "club"}
+STAY, WEIGHT = {"minutes": "stay"}, {"weight": "stay"}
 
 
 class Base(DeclarativeBase): ...
@@ -63,13 +64,14 @@ class Member(Base):
     name: Mapped[Annotated[str, Personal("user.name", purposes={"always"})]]
 
 
-@not_personal("month", "club", "visits", "minutes", because="numbers of many members")
+@not_personal("month", "club", "visits", "minutes", "weight", because="numbers of many members")
 class Summary(Base):
     __tablename__ = "summary"
     month: Mapped[str] = mapped_column(primary_key=True)
     club: Mapped[str] = mapped_column(primary_key=True)
     visits: Mapped[int]
     minutes: Mapped[int]
+    weight: Mapped[float | None]
 
 
 @owned_by("member_id")
@@ -79,7 +81,7 @@ class Summary(Base):
         "summary",
         by=BY,
         count="visits",
-        sums={"minutes": "stay"},
+        sums=STAY,
         at_least=3,
     )
 )
@@ -145,6 +147,14 @@ def club(database_url: str, tmp_path: Path) -> Iterator[Club]:
     made.__init__(privacy, engine, database_url)  # type: ignore[misc]
     yield made
     engine.dispose()
+
+
+def given_to(club: Club, aggregate: Aggregate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let visits be counted in another way."""
+    protected = club.privacy.guard.classes[Visit]
+    changed = replace(protected, model=replace(protected.model, expire_row=aggregate))
+    monkeypatch.setitem(club.privacy.guard.classes, Visit, changed)
+    monkeypatch.setitem(club.privacy.guard.tables, Visit.__table__, changed)
 
 
 MARCH, APRIL, LATELY = datetime(2025, 3, 9), datetime(2025, 4, 9), datetime(2025, 12, 30)
@@ -283,19 +293,61 @@ def test_a_run_that_is_stopped_at_random_moments_and_run_again_counts_each_row_o
             Aggregate("summary", by=BY, count="visits", wait="1Y"),
             "wait is",
         ),
+        (Aggregate("summary", by=BY, count="visits", epsilon=0.0), "epsilon is not a finite number above 0"),
+        (Aggregate("summary", by=BY, count="visits", sums=STAY, epsilon=1.0), "bounds are not those of the sums"),
+        (
+            Aggregate("summary", by=BY, count="visits", sums=STAY, epsilon=1.0, bounds={"minutes": (9, 0)}),
+            "not a lower and a higher",
+        ),
+        (
+            Aggregate("summary", by=BY, count="visits", sums=WEIGHT, epsilon=1.0, bounds={"weight": (0, 9)}),
+            "weight has no smallest step",
+        ),
     ],
 )
 def test_rows_that_cannot_be_counted_stay_and_the_plan_says_why(
     club: Club, aggregate: Aggregate, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     club.store([(1, "north", MARCH)])
-    protected = club.privacy.guard.classes[Visit]
-    changed = replace(protected, model=replace(protected.model, expire_row=aggregate))
-    monkeypatch.setitem(club.privacy.guard.classes, Visit, changed)
-    monkeypatch.setitem(club.privacy.guard.tables, Visit.__table__, changed)
+    given_to(club, aggregate, monkeypatch)
     plan = club.privacy.plan(club.engine)
     assert why in str([step.refused for step in plan.refused])
     assert [(1,)] == club.raw("SELECT count(*) FROM visits")
+
+
+def noisily(epsilon: float) -> Aggregate:
+    return Aggregate(
+        "summary", by=BY, count="visits", sums=STAY, at_least=3, epsilon=epsilon, bounds={"minutes": (2, 5)}
+    )
+
+
+def test_with_noise_what_a_row_adds_is_within_bounds(club: Club, monkeypatch: pytest.MonkeyPatch) -> None:
+    given_to(club, noisily(1e6), monkeypatch)  # so much may be lost that nothing is hidden
+    club.store([(member, "north", MARCH) for member in range(1, 9)])
+    club.raw("UPDATE visits SET stay = NULL WHERE id = 8")
+    assert club.purge().ok
+    assert {("2025-03", "north"): (8, 2 + 2 + 3 + 4 + 5 + 5 + 5)} == club.summary()
+
+
+def test_each_published_number_has_noise_of_its_own_and_keeps_it(club: Club, monkeypatch: pytest.MonkeyPatch) -> None:
+    given_to(club, noisily(0.2), monkeypatch)
+    places = [f"club {number}" for number in range(40)]
+    club.store([(member, place, MARCH) for place in places for member in (1, 2, 3)])
+    assert club.purge().ok
+    before = club.summary()
+    assert 40 == len(before)
+    off = [visits - 3 for visits, _ in before.values()], [minutes - 15 for _, minutes in before.values()]
+    # Laplace of scale 10 and 50: of 40 draws the mean distance is within 60 % of that but for one test in 10^4
+    assert [0.4 < sum(map(abs, each)) / 40 / scale < 1.6 for each, scale in zip(off, (10, 50), strict=True)] == [
+        True
+    ] * 2
+    assert club.purge().ok
+    assert before == club.summary()
+    club.store([(member, places[0], MARCH) for member in (4, 5, 6)])
+    assert club.purge().ok
+    assert [places[0]] == [
+        place for (_, place), numbers in club.summary().items() if before["2025-03", place] != numbers
+    ]
 
 
 class Sealed(DeclarativeBase): ...
@@ -346,7 +398,9 @@ def test_no_value_keeps_its_row_from_being_counted(value: object) -> None:
         assert isinstance(rollups._part(texts, precision, value, date(2026, 1, 1)), str)
         assert isinstance(rollups._part(numbers, precision, value, date(2026, 1, 1)), int)
     if not isinstance(value, str | date):
-        assert Decimal(rollups._summand(value)).is_finite()
+        rollup = rollups.Rollup(Visit.__table__, noisily(1.0), Summary.__table__, (), ())  # type: ignore[arg-type]
+        added = Decimal(rollups._summand(rollup, Summary.__table__.c.minutes, value))
+        assert added in (0, 2, 3, 4, 5)
 
 
 CELLS = st.lists(st.lists(st.integers(0, 12), max_size=8, unique=True), max_size=7)

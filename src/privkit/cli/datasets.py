@@ -1,4 +1,4 @@
-"""The verbs about files of rows: ``privkit dataset measure``."""
+"""The verbs about files of rows: ``privkit dataset measure`` and ``compare``."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import typer
 from rich.table import Table
 
 from privkit.cli.commands import FOUND, app, console, errors, say
-from privkit.datasets.relations import files
+from privkit.datasets.relations import files, tables
 from privkit.deidentify.gate import Bounds, release
 from privkit.deidentify.measures import Measures
 from privkit.deidentify.measures import measure as measure_relation
+from privkit.deidentify.releases import check_difference
+from privkit.deidentify.releases import compare as compare_relations
 from privkit.errors import ReleaseRefused
 
 dataset = typer.Typer(help="Files of rows about data subjects.", no_args_is_help=True)
@@ -62,6 +64,28 @@ def measure(
             except ReleaseRefused as refused:
                 errors.print(str(refused), soft_wrap=True)
                 raise typer.Exit(FOUND) from None
+
+
+@dataset.command()
+def compare(
+    earlier: Annotated[Path, typer.Argument(help="What was handed out before: Parquet or CSV, one file or a folder.")],
+    later: Annotated[Path, typer.Argument(help="What is to be handed out now.")],
+    by: Annotated[str, typer.Option(metavar="COLUMNS", help="What names a cell, separated by commas.")],
+    count: Annotated[str | None, typer.Option(metavar="COLUMN", help="The number a summary has of a cell.")] = None,
+    person: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="In tables of rows: what tells persons apart.")
+    ] = None,
+    at_least: Annotated[int, typer.Option(metavar="K", help="Exit 1 where a cell differs by fewer.")] = 10,
+) -> None:
+    """Subtract two releases of one table; exit 1 where that tells of a few. Shows no value, changes nothing."""
+    with tables([earlier, later], numbers=count) as [before, now]:
+        found = compare_relations(before, now, by=next(csv.reader([by])), count=count, person=person)
+        try:
+            check_difference(found, at_least=at_least)
+        except ReleaseRefused as refused:
+            errors.print(str(refused), soft_wrap=True)
+            raise typer.Exit(FOUND) from None
+    say(f"{sum(cells for _, cells in found.sizes):,} differences, the smallest of {found.smallest:,}")
 
 
 def _six(found: Measures) -> dict[str, float | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from glob import escape
@@ -97,15 +97,21 @@ def files(path: Path, *, sensitive: str | None = None) -> Iterator[EngineTable]:
     Every column of a CSV file is text as it is written, so that 01234 is not 1234; only the sensitive one is numbers
     where all of its values are. Raises ApplicationError where there are no such files or they cannot be read.
     """
-    duckdb = needed("duckdb")
-    paths, kind = _paths(path)
+    with tables([path], numbers=sensitive) as [table]:
+        yield table
+
+
+@contextmanager
+def tables(paths: Sequence[Path], *, numbers: str | None = None) -> Iterator[list[EngineTable]]:
+    """Hand out several as ``files`` does, behind one connection."""
+    duckdb, found = needed("duckdb"), [_paths(path) for path in paths]
     with TemporaryDirectory(prefix="privkit-") as spill:  # what does not fit into memory: the owner's alone to read
         connection = duckdb.connect(config={"temp_directory": spill, "autoinstall_known_extensions": False})
         try:
-            yield _opened(connection, paths, kind, sensitive)
+            yield [_opened(connection, f"data{at}", *each, numbers) for at, each in enumerate(found)]
         except duckdb.Error as error:
             raise ApplicationError(
-                f"{path} cannot be read as {kind} ({type(error).__name__}).",
+                f"{' or '.join(map(str, paths))} cannot be read as {found[0][1]} ({type(error).__name__}).",
                 "What DuckDB says is not shown: it may hold a value.",
                 "Check that each file is whole and all have the same columns.",
             ) from None
@@ -113,21 +119,20 @@ def files(path: Path, *, sensitive: str | None = None) -> Iterator[EngineTable]:
             connection.close()
 
 
-def _opened(connection: Any, paths: list[str], kind: str, sensitive: str | None) -> EngineTable:
+def _opened(connection: Any, view: str, paths: list[str], kind: str, numbers: str | None) -> EngineTable:
     files = tree.Array(expressions=[tree.Literal.string(escape(each)) for each in paths]).sql("duckdb")
     options = "hive_partitioning=true, hive_types_autocast=false"
     if kind == "csv":
         options += ", all_varchar=true, header=true, skip=0, comment='', allow_quoted_nulls=false"
-    connection.execute(f"CREATE VIEW data AS SELECT * FROM read_{kind}({files}, {options})")
-    found = database_table(connection, "data")
-    if kind == "csv" and sensitive in found.names:
-        column = tree.column(sensitive, quoted=True).sql("duckdb")
-        [(values, numbers)] = ask(found, f"SELECT COUNT({column}), COUNT(TRY_CAST({column} AS DOUBLE)) FROM data")
-        if values and values == numbers:
-            connection.execute(
-                f"CREATE VIEW numbers AS SELECT * REPLACE (CAST({column} AS DOUBLE) AS {column}) FROM data"
-            )
-            return database_table(connection, "numbers")
+    connection.execute(f"CREATE VIEW {view} AS SELECT * FROM read_{kind}({files}, {options})")
+    found = database_table(connection, view)
+    if kind == "csv" and numbers in found.names:
+        column = tree.column(numbers, quoted=True).sql("duckdb")
+        [(values, read)] = ask(found, f"SELECT COUNT({column}), COUNT(TRY_CAST({column} AS DOUBLE)) FROM {view}")
+        if values and values == read:
+            cast = f"SELECT * REPLACE (CAST({column} AS DOUBLE) AS {column}) FROM {view}"
+            connection.execute(f"CREATE VIEW {view}_numbers AS {cast}")
+            return database_table(connection, f"{view}_numbers")
     return found
 
 

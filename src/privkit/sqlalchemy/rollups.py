@@ -16,12 +16,14 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from decimal import Decimal
+from decimal import ROUND_DOWN, Decimal
+from math import inf
 from typing import Any
 
 from sqlalchemy import (
     Column,
     Connection,
+    Float,
     Integer,
     Numeric,
     String,
@@ -35,7 +37,7 @@ from sqlalchemy import update as updating
 from privkit.consent.age import cautious_today
 from privkit.crypto import HEADER_SIZE, SubjectKey, as_bytes
 from privkit.crypto.envelope import ValueKey, length_prefixed
-from privkit.deidentify import reduce, token
+from privkit.deidentify import private, reduce, token
 from privkit.errors import InvalidValue, MappingError, SealedError, ShreddedError
 from privkit.markers import Aggregate, Exact
 from privkit.periods import Period
@@ -78,6 +80,14 @@ class Rollup:
     """A column of the summary's key, the column of the row that it comes from, and the precision."""
     sums: tuple[tuple[Column[Any], Column[Any]], ...]
 
+    def unit(self, into: Column[Any]) -> Decimal | None:
+        """The smallest step of a column of the summary; None for numbers that have none."""
+        if isinstance(into.type, Integer):
+            return Decimal(1)
+        if isinstance(into.type, Float) or not isinstance(into.type, Numeric) or into.type.scale is None:
+            return None
+        return Decimal(1).scaleb(-into.type.scale)
+
 
 def of(guard: Guard, table: Table) -> Rollup | None:
     """Return how rows of ``table`` are counted when they go, or None. Raises MappingError for what cannot be."""
@@ -104,15 +114,34 @@ def of(guard: Guard, table: Table) -> Rollup | None:
         column = _own(guard, table, attribute)
         if isinstance(column.type, Guarded) and guard.rule(column.type.field).sealed:
             raise _wrong(table, f"{attribute} is sealed, and is not added up", "Take an unsealed number.")
-        sums.append((_into(table, summary, name, (Numeric, Integer)), column))
+        sums.append((_into(table, summary, name, (Numeric, Float, Integer)), column))
     _into(table, summary, aggregate.count, (Integer,))
     if aggregate.at_least < 2:
         raise _wrong(table, "at_least is under 2", "A cell of one data subject is that data subject: at_least=10.")
+    if aggregate.epsilon is not None:
+        _check_noise(table, aggregate)
     try:
         Period.parse(aggregate.wait)
     except ValueError as error:
         raise _wrong(table, f"wait is {error}", 'Give for example wait="P1Y".') from None
-    return Rollup(table, aggregate, summary, tuple(parts), tuple(sums))
+    rollup = Rollup(table, aggregate, summary, tuple(parts), tuple(sums))
+    coarse = [into.name for into, _ in sums if rollup.unit(into) is None]
+    if aggregate.epsilon is not None and coarse:
+        why = f"{coarse[0]} has no smallest step, and noise is drawn in whole steps"
+        raise _wrong(table, why, "Make it Integer or Numeric(12, 2).")
+    return rollup
+
+
+def _check_noise(table: Table, aggregate: Aggregate) -> None:
+    assert aggregate.epsilon is not None
+    if not 0 < aggregate.epsilon < inf:
+        raise _wrong(table, "epsilon is not a finite number above 0", "Give for example epsilon=1.0.")
+    if aggregate.bounds.keys() != aggregate.sums.keys():
+        raise _wrong(table, "bounds are not those of the sums", 'Give each sum its own: bounds={"minutes": (0, 600)}.')
+    if any(not -inf < low <= high < inf for low, high in aggregate.bounds.values()):
+        raise _wrong(table, "bounds are not a lower and a higher number", 'Give bounds={"minutes": (0, 600)}.')
+    if not private.available():
+        raise _wrong(table, "epsilon needs OpenDP", "pip install 'privkit[dp]'")
 
 
 def _own(guard: Guard, table: Table, attribute: str) -> Column[Any]:
@@ -178,7 +207,7 @@ def cells(
         cell = [
             _part(into, precision, opened[at][number], today) for at, (into, _, precision) in enumerate(rollup.parts)
         ]
-        sums = {into.name: _summand(row[width + at]) for at, (into, _) in enumerate(rollup.sums)}
+        sums = {into.name: _summand(rollup, into, row[width + at]) for at, (into, _) in enumerate(rollup.sums)}
         owner = row[-1]
         persons = [token(secret, f"rollup {rollup.aggregate.into}", bytes(owner).hex())[:_PERSON]] if owner else []
         yield Cell(cell, 1, sums, persons)
@@ -194,10 +223,17 @@ def _part(into: Column[Any], precision: Any, value: Any, today: date) -> Any:
         return "" if text else 0
 
 
-def _summand(value: Any) -> str:
-    """What is no finite number adds nothing."""
+def _summand(rollup: Rollup, into: Column[Any], value: Any) -> str:
+    """What is no finite number adds nothing. With noise, what it adds is within bounds and in whole steps."""
     number = Decimal(str(value or 0))
-    return str(number) if number.is_finite() else "0"
+    if not number.is_finite():
+        return "0"
+    if rollup.aggregate.epsilon is not None and value is not None:
+        low, high = (Decimal(str(bound)) for bound in rollup.aggregate.bounds[into.name])
+        unit = rollup.unit(into)
+        assert unit is not None
+        number = (min(max(number, low), high) / unit).to_integral_value(ROUND_DOWN) * unit
+    return str(number)
 
 
 def _opened(connection: Connection, guard: Guard, column: Column[Any], stored: Sequence[tuple[Any, Any]]) -> list[Any]:
@@ -257,7 +293,8 @@ def _hidden(held: Iterable[Cell], at_least: int) -> bool:
 def _into_summary(connection: Connection, rollup: Rollup, cell: Cell) -> None:
     summary, count = rollup.summary, rollup.summary.c[rollup.aggregate.count]
     keys = [column == value for (column, *_), value in zip(rollup.parts, cell.key, strict=True)]
-    numbers = {count: cell.rows} | {into: _number(into, cell.sums[into.name]) for into, _ in rollup.sums}
+    numbers = {count: int(_published(rollup, count, Decimal(cell.rows)))}
+    numbers |= {into: _number(into, _published(rollup, into, Decimal(cell.sums[into.name]))) for into, _ in rollup.sums}
     more = {column.key: column + number for column, number in numbers.items()}
     if not connection.execute(updating(summary).where(*keys).values(more)).rowcount:
         first = {column.key: number for column, number in numbers.items()}
@@ -265,8 +302,19 @@ def _into_summary(connection: Connection, rollup: Rollup, cell: Cell) -> None:
         connection.execute(insert(summary), named | first)
 
 
-def _number(column: Column[Any], text: str) -> Any:
-    number = Decimal(text)
+def _published(rollup: Rollup, into: Column[Any], number: Decimal) -> Decimal:
+    """The number, with noise where it is asked for. A row is in one cell and published once: its numbers share epsilon.
+
+    Within bounds of 0 to 600, a row changes a sum by 600 at most.
+    """
+    unit, epsilon = rollup.unit(into), rollup.aggregate.epsilon
+    if epsilon is None or unit is None:
+        return number
+    most = max(abs(Decimal(str(bound))) for bound in rollup.aggregate.bounds.get(into.name, (1,)))
+    return private.noisy(number, unit=unit, most=most, epsilon=epsilon / (1 + len(rollup.sums)))
+
+
+def _number(column: Column[Any], number: Decimal) -> Any:
     return int(number) if isinstance(column.type, Integer) else column.type.python_type(number)
 
 
