@@ -56,6 +56,7 @@ from privkit.previous import Adopting, AdvancedAlchemy, FernetTokens, Plain, Sql
 from privkit.privacy import Privacy
 from privkit.purposes import carry
 from privkit.sqlalchemy.outside import LedgerDatabase, LedgerFile
+from privkit.sqlalchemy.spending import SpendingInDatabase
 from privkit.sqlalchemy.stores import DirectoryStore, FileStore
 
 __all__ = [
@@ -102,6 +103,7 @@ __all__ = [
     "Redact",
     "Reversible",
     "ShiftDates",
+    "SpendingInDatabase",
     "SqlalchemyUtils",
     "StandIn",
     "Substitute",

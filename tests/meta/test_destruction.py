@@ -37,6 +37,7 @@ CALLERS = {
     ("retention/trial.py", "attempt"): "a trial",
     ("sqlalchemy/adopted_rows.py", "empty"): "the sealed column was compared with it",
     ("retention/files.py", "take_off"): "after the store said that the file is gone",
+    ("sqlalchemy/spending.py", "take_off"): "notes whose period is over, or of somebody who is erased",
     ("retention/run.py", "take_off"): "counts that were published, or waited for too long, are nobody's rows",
 }
 

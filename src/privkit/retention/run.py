@@ -31,7 +31,7 @@ from privkit.retention.planner import Asked, Name, by_table, count_each
 from privkit.retention.ranges import Ranges
 from privkit.retention.retry import Retry
 from privkit.retention.staleness import matched, require_named
-from privkit.sqlalchemy import destroy, due, ledger, outbox, rollups
+from privkit.sqlalchemy import destroy, due, ledger, outbox, rollups, spending
 from privkit.sqlalchemy.due import Target
 from privkit.sqlalchemy.finality import Finality, finality
 from privkit.sqlalchemy.guard import Guard
@@ -130,6 +130,8 @@ def purge(
     job = Job(guard, engine, uuid4().hex, plan.as_of, batch, limits, retry, watch, progress)
     with purposes.internally():
         files.finish(guard, engine, retry=retry)  # what a run that was killed has left
+        while retry.run(partial(_drop_spending, job)):
+            continue
         begun = retry.run(lambda: _begin(job, plan, work))
         tallies = [_step(job, step, target, workers) for step, target in work]
         left = _left(job, work)
@@ -138,6 +140,12 @@ def purge(
         run = retry.run(lambda: _end(job, work, tallies, begun, sum(left)))
     changed = _changed(run, work)
     return replace(run, physically=settle(guard, engine, changed, vacuum=vacuum) if changed else None)
+
+
+def _drop_spending(job: Job) -> int:
+    """Destroy notes of noisy places whose period is over; return how many."""
+    with job.transaction() as connection:
+        return spending.drop_ended(connection, job.guard)
 
 
 def _changed(run: Run, work: list[tuple[Step, Target]]) -> set[str]:

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Select, Table, and_, false, fu
 from privkit.deidentify import leaves_residue
 from privkit.ledger import Entry
 from privkit.purposes import internally
-from privkit.sqlalchemy import destroy, due, holds, ledger, pairs, references
+from privkit.sqlalchemy import destroy, due, holds, ledger, pairs, references, spending
 from privkit.sqlalchemy.due import Target
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.mapping import KEY_COLUMN
@@ -121,6 +121,7 @@ def _erase_again(connection: Connection, guard: Guard, entry: Entry, body: dict[
     ids, on_duty = [bytes.fromhex(body["subject"])], list(body["kept"])
     with internally():
         suppress(connection, guard, ids, on_duty=on_duty, sealed=bool(on_duty))
+        spending.forget(connection, guard, [body["subject"]])
 
 
 def _tables(guard: Guard) -> list[Table]:

@@ -10,6 +10,7 @@ from sqlalchemy import (
     Column,
     Date,
     DateTime,
+    Float,
     Index,
     Integer,
     LargeBinary,
@@ -22,7 +23,7 @@ from sqlalchemy import (
 KEY, EPOCH = "privkit_key", "privkit_epoch"
 LEDGER, HOLD, HOLD_ROW, CONSENT = "privkit_ledger", "privkit_hold", "privkit_hold_row", "privkit_consent"
 REQUEST, OBSERVATION, OUTBOX = "privkit_consent_request", "privkit_observation", "privkit_outbox"
-SWITCH, RECEIPT, ROLLUP = "privkit_switch", "privkit_receipt", "privkit_rollup"
+SWITCH, RECEIPT, ROLLUP, SPENDING = "privkit_switch", "privkit_receipt", "privkit_rollup", "privkit_spending"
 OBSERVED_NAMES = {"outcome": 12, "field": 200, "purpose": 200, "place": 200}
 """What is counted, with the longest texts: together they are a primary key in every database."""
 
@@ -212,6 +213,21 @@ def _rollup(metadata: MetaData) -> None:
     )
 
 
+def _spending(metadata: MetaData) -> None:
+    spending = Table(
+        SPENDING,
+        metadata,
+        Column("id", LargeBinary(16), primary_key=True, comment="keyed token of the budget and of what was shown"),
+        Column("subject", LargeBinary(16), nullable=False, comment="keyed token of the data subject"),
+        Column("budget", String(255), nullable=False),
+        Column("cost", Float(53), nullable=False),
+        Column("made_at", DateTime(timezone=True), nullable=False),
+        Column("until", DateTime(timezone=True), nullable=False, comment="when it counts no more"),
+    )
+    Index("ix_privkit_spending_subject", spending.c.subject)
+    Index("ix_privkit_spending_until", spending.c.until)
+
+
 _DEFINED: dict[str, Callable[[MetaData], None]] = {
     KEY: _key,
     EPOCH: _epoch,
@@ -225,4 +241,5 @@ _DEFINED: dict[str, Callable[[MetaData], None]] = {
     SWITCH: _switch,
     RECEIPT: _receipt,
     ROLLUP: _rollup,
+    SPENDING: _spending,
 }
