@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import insert, select
 
 from privkit.purposes import internally
-from privkit.sqlalchemy import destroy, due
+from privkit.sqlalchemy import destroy, due, shred
 from tests.databases import running_server
 from tests.sqlalchemy.rides import Clock, RideService
 from tests.sqlalchemy.tracks import SPOT, START, Position, track_service
@@ -69,7 +69,7 @@ def destroyed_in(tracks: RideService, day: int) -> float:
     with internally(), tracks.engine.begin() as connection:
         predicate: Any = due.due(guard, target, lambda: now)
         found = [tuple(row) for row in connection.execute(select(*destroy.key_columns(target.table)).where(predicate))]
-        count = destroy.destroy_epochs(connection, guard, found)
+        count = shred.destroy_epochs(connection, guard, found)
     assert count == 1
     return time.perf_counter() - started
 

@@ -1,4 +1,4 @@
-"""What destroys stands in one file, asks for holds there, and is called from places that are written down."""
+"""What destroys stands in two files, asks for holds there, and is called from places that are written down."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.meta import SOURCE
 from tests.meta.test_budgets import dotted, here, nodes, sources
 
-HOME = "sqlalchemy/destroy.py"
+HOME, TOMBSTONES = "sqlalchemy/destroy.py", "sqlalchemy/shred.py"
 
 ASKS = {
     "delete_rows": "spared",
@@ -21,7 +21,7 @@ ASKS = {
     "drop_partition": "spared",
     "destroy_keys": "_refuse_held",
 }
-"""The functions of destroy.py that others may call, each with what asks for holds in it."""
+"""The functions of both files that others may call, each with what asks for holds in it."""
 
 EXEMPT = {
     "attempt": "is rolled back, whatever happens",
@@ -78,7 +78,7 @@ def test_one_file_leaves_tombstones() -> None:
         and dotted(node.func)[-1:] == ["values"]
         and any(isinstance(each.value, ast.Constant) and each.value.value is None for each in named(node, "wrapped"))
     }
-    assert {HOME} == found
+    assert {TOMBSTONES} == found
 
 
 def named(call: ast.Call, name: str) -> Iterator[ast.keyword]:
@@ -86,7 +86,8 @@ def named(call: ast.Call, name: str) -> Iterator[ast.keyword]:
 
 
 def functions() -> dict[str, ast.FunctionDef]:
-    return {node.name: node for node in nodes(SOURCE / HOME) if isinstance(node, ast.FunctionDef)}
+    found = [*nodes(SOURCE / HOME), *nodes(SOURCE / TOMBSTONES)]
+    return {node.name: node for node in found if isinstance(node, ast.FunctionDef)}
 
 
 def called(function: ast.AST) -> set[str]:
@@ -115,8 +116,8 @@ def test_a_function_that_does_not_ask_is_called_only_where_it_need_not(name: str
     callers = {
         here(path)
         for path in sources()
-        if here(path) != HOME
+        if here(path) not in (HOME, TOMBSTONES)
         for node in nodes(path)
-        if isinstance(node, ast.Call) and dotted(node.func) in (["destroy", name], [name])
+        if isinstance(node, ast.Call) and dotted(node.func) in (["destroy", name], ["shred", name], [name])
     }
     assert callers == {path for path, each in CALLERS if each == name}

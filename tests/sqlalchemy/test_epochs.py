@@ -17,7 +17,7 @@ from privkit.crypto import parse
 from privkit.errors import InvalidValue, MappingError, PolicyError, SealedError, ShreddedError, StatementRefused
 from privkit.location import cell
 from privkit.purposes import internally
-from privkit.sqlalchemy import destroy
+from privkit.sqlalchemy import shred
 from tests.databases import raw_rows
 from tests.sqlalchemy.restored import backup
 from tests.sqlalchemy.rides import UNTIL, Clock, RideService
@@ -395,7 +395,7 @@ def test_the_work_of_destroying_epochs_does_not_grow_with_their_values(tracks: R
     asked: list[str] = []
     event.listen(tracks.engine, "before_cursor_execute", lambda conn, cursor, statement, *rest: asked.append(statement))
     with internally(), tracks.engine.begin() as connection:
-        assert 1 == destroy.destroy_epochs(connection, tracks.guard, [(field, number)])
+        assert 1 == shred.destroy_epochs(connection, tracks.guard, [(field, number)])
 
     assert not any("FROM positions" in statement or "UPDATE positions" in statement for statement in asked)
     with pytest.raises(ShreddedError):

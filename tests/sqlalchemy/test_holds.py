@@ -23,7 +23,7 @@ from privkit import (
     purposes,
 )
 from privkit.errors import ClockError, InvalidValue, PlanError, PolicyError
-from privkit.sqlalchemy import destroy, due, holds, ledger
+from privkit.sqlalchemy import destroy, due, holds, ledger, shred
 from privkit.sqlalchemy.due import Target
 from tests.databases import raw_rows
 from tests.retention.fleet import Driver as FleetDriver
@@ -550,7 +550,7 @@ def test_whoever_calls_a_statement_that_destroys_it_leaves_what_is_held(
         destroy.replace_with_residue(connection, guard, targets["name"], [(each, "gone") for each in named])
         assert 0 == destroy.destroy_where(connection, guard, Target(trips, None, None), trips.c.id == 1)
         with pytest.raises(PlanError, match="A hold keeps"):
-            destroy.destroy_keys(connection, guard, [key])
+            shred.destroy_keys(connection, guard, [key])
     assert [("Rider 1",), ("gone",)] == raw_rows(database_url, "SELECT name FROM riders WHERE id < 3 ORDER BY id")
     assert [(1,), (3,), (4,)] == raw_rows(database_url, "SELECT id FROM trips ORDER BY id")
 

@@ -23,7 +23,7 @@ from privkit import LedgerDatabase, LedgerFile
 from privkit.crypto import KeyCache
 from privkit.errors import LedgerError, ShreddedError, StatementRefused
 from privkit.ledger import OutsideLedger
-from privkit.sqlalchemy import consents, destroy, holds, ledger
+from privkit.sqlalchemy import consents, holds, ledger, shred
 from tests.databases import raw_rows
 from tests.meta import ROOT
 from tests.sqlalchemy.restored import backup, ride_service
@@ -84,7 +84,7 @@ def home(service: RideService, number: int) -> Any:
 def destroy_key(service: RideService, number: int) -> bytes:
     key_id = key_of(service, number)
     with service.engine.begin() as connection:
-        destroy.destroy_keys(connection, service.guard, [key_id])
+        shred.destroy_keys(connection, service.guard, [key_id])
     return key_id
 
 
@@ -228,7 +228,7 @@ def test_a_folder_that_is_gone_stops_the_commit(opened: Open, copy: Path, databa
     service = opened(LedgerFile(copy.parent / "disk" / "ledger.jsonl"))
     service.sign_up(rider(1))
     with service.engine.connect() as connection:
-        destroy.destroy_keys(connection, service.guard, [key_id(connection)])
+        shred.destroy_keys(connection, service.guard, [key_id(connection)])
         (copy.parent / "disk").rename(copy.parent / "unmounted")
         with pytest.raises(LedgerError, match=r"cannot be used \(No such file or directory\)|two different pasts"):
             connection.commit()

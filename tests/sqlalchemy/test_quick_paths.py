@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, aliased
 
 from privkit import GeoPoint
 from privkit.errors import PurposeError, SealedError, ShreddedError
-from privkit.sqlalchemy.destroy import destroy_keys
+from privkit.sqlalchemy.shred import destroy_keys
 from tests.databases import raw_rows
 from tests.sqlalchemy.rides import SIGN_UP, Rider, RideService, rider
 

@@ -20,8 +20,8 @@ from privkit.errors import KeyringError
 from privkit.ledger import KINDS
 from privkit.purposes import internally
 from privkit.sqlalchemy import ledger, rewrap, wrapping
-from privkit.sqlalchemy.destroy import destroy_keys
 from privkit.sqlalchemy.scan import scan_envelopes
+from privkit.sqlalchemy.shred import destroy_keys
 from privkit.sqlalchemy.tables import KEY
 from tests.databases import Server, raw_rows
 from tests.meta import ROOT

@@ -21,7 +21,7 @@ from privkit.errors import (
     SearchError,
     ShreddedError,
 )
-from privkit.sqlalchemy.destroy import destroy_keys
+from privkit.sqlalchemy.shred import destroy_keys
 from tests.databases import Server, libpq, raw_rows
 from tests.sqlalchemy.rides import SIGN_UP, Clock, Rider, RideService, Trip, ride_service, rider
 

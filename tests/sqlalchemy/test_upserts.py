@@ -38,7 +38,7 @@ from privkit import (
     owned_by,
 )
 from privkit.errors import ConcurrentWrite, ConsentRequired, PurposeError, ShreddedError, StatementRefused
-from privkit.sqlalchemy.destroy import destroy_keys
+from privkit.sqlalchemy.shred import destroy_keys
 from tests.databases import raw_rows
 from tests.sqlalchemy.rides import Clock, Rider, RideService, rider
 from tests.sqlalchemy.shop import POLICY

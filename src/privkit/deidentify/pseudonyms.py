@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hmac
-from base64 import b32encode
 from unicodedata import normalize
 
 from privkit.errors import InvalidValue, KeyringError
 
 _KEY_BYTES = 16
+_LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
+_PAIRS = [first + second for first in _LETTERS for second in _LETTERS]
+"""Base32 of ten bits at a time: the standard library's goes byte by byte, which took longer than all the rest."""
 
 
 def token(key: bytes, domain: str, value: str) -> str:
@@ -34,11 +36,14 @@ def token(key: bytes, domain: str, value: str) -> str:
             "Leave None as None, and give other values as text.",
         )
     message = _prefixed(domain) + _prefixed(normalised(value))
-    return b32encode(hmac.digest(key, message, "sha256")[:15]).decode("ascii").lower()
+    number = int.from_bytes(hmac.digest(key, message, "sha256")[:15], "big")
+    return "".join([_PAIRS[number >> shift & 1023] for shift in range(110, -1, -10)])
 
 
 def normalised(value: str) -> str:
     """Return the spelling that stands for all caseless, compatible ones. Source: Unicode 3.13, definition D146."""
+    if value.isascii():
+        return value.lower().strip()  # the same, in a tenth of the time
     folded = normalize("NFKD", normalize("NFD", value).casefold()).casefold()
     return normalize("NFKC", folded).strip()
 

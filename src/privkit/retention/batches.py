@@ -25,7 +25,7 @@ from privkit.retention.plan import Step
 from privkit.retention.planner import count
 from privkit.retention.ranges import Ranges, in_one_statement
 from privkit.retention.retry import blocker, refuses_row, waited
-from privkit.sqlalchemy import destroy, due, epochs, holds, ledger, outbox, receipts, rollups
+from privkit.sqlalchemy import destroy, due, epochs, holds, ledger, outbox, receipts, rollups, shred
 from privkit.sqlalchemy.due import Target
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.ownership import owner_key
@@ -51,6 +51,7 @@ class Batches:
     predicate: Any = field(init=False)
     rollup: rollups.Rollup | None = field(init=False)
     gone: receipts.Keys | None = field(default=None, init=False)
+    keys: list[Column[Any]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.predicate = due.due(self.job.guard, self.target, due.At(self.job.as_of))
@@ -69,7 +70,7 @@ class Batches:
     def _run(self) -> None:
         if self._quickly():
             return
-        self.tally.one_by_one = True
+        self.tally.one_by_one, self.keys = True, destroy.key_columns(self.target.table)
         after: Key | None = None
         waiting = _Waiting(self.job.limits.lock_timeout)
         while not self.job.watch.halted():
@@ -222,7 +223,7 @@ class Batches:
 
     def _page(self, connection: Connection, after: Key | None) -> list[Any]:
         """Select the keys of the next due rows, with the stored value where a residue is made of it."""
-        keys = destroy.key_columns(self.target.table)
+        keys = self.keys
         columns: list[Any] = list(keys)
         if leaves_residue(self.target.technique) and self.target.column is not None:
             columns.append(as_stored(self.target.column))
@@ -235,7 +236,7 @@ class Batches:
         return list(connection.execute(query).all())
 
     def _key(self, row: Sequence[Any]) -> Key:
-        return tuple(row[: len(destroy.key_columns(self.target.table))])
+        return tuple(row[: len(self.keys)])
 
     def _owner(self) -> Any:
         table = self.target.table
@@ -262,7 +263,7 @@ class Batches:
         if not rows:
             return 0, {}
         if target.divided is not None:
-            return destroy.destroy_epochs(connection, guard, [row[:2] for row in rows]), {}
+            return shred.destroy_epochs(connection, guard, [row[:2] for row in rows]), {}
         if target.column is None:
             return destroy.delete_rows(connection, guard, target.table, rows, self.predicate, self.gone), {}
         if not leaves_residue(target.technique):

@@ -5,8 +5,7 @@ Whoever calls them, they leave what a hold keeps: each of them asks for itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -17,11 +16,10 @@ from sqlalchemy import (
     LargeBinary,
     String,
     Table,
+    Update,
     and_,
-    bindparam,
     case,
     delete,
-    insert,
     literal,
     not_,
     null,
@@ -35,12 +33,11 @@ from sqlalchemy import (
 from sqlalchemy.schema import DropTable
 
 from privkit.consent.age import cautious_today
-from privkit.crypto import DESTROYED, Epoch
+from privkit.crypto import DESTROYED
 from privkit.deidentify import leaves_residue
-from privkit.errors import InvalidValue, PlanError
-from privkit.ledger import Entry
+from privkit.errors import InvalidValue
 from privkit.markers import BirthDate
-from privkit.sqlalchemy import holds, keystore, ledger, outbox, pairs, partitions, receipts, references
+from privkit.sqlalchemy import keystore, outbox, pairs, partitions, receipts, references, shred
 from privkit.sqlalchemy.children import ADULT
 from privkit.sqlalchemy.due import Now, Target, is_sealed
 from privkit.sqlalchemy.guard import Guard, own_alias
@@ -50,7 +47,6 @@ from privkit.sqlalchemy.references import dependants
 from privkit.sqlalchemy.references import key_columns as key_columns
 from privkit.sqlalchemy.references import keyset as keyset
 from privkit.sqlalchemy.spared import free, spared
-from privkit.sqlalchemy.tables import EPOCH, KEY
 from privkit.sqlalchemy.types import Guarded, Sealed
 
 Still = ColumnElement[bool] | None
@@ -95,7 +91,7 @@ def delete_rows(
                 gone += [key for _, *key in found]
         else:
             count += receipts.executed(connection, delete(table).where(chosen), table, gone)
-    destroy_keys(connection, guard, subjects)  # last: rows, then keys, then the ledger, or two jobs would deadlock
+    shred.destroy_keys(connection, guard, subjects)  # rows, then keys, then the ledger: no deadlock
     return count
 
 
@@ -234,30 +230,37 @@ def replace_with_residue(
     gone: receipts.Keys | None = None,
 ) -> int:
     """Destroy values and leave their residues, in the rows named by each key that no hold keeps."""
-    column, columns = target.column, key_columns(target.table)
-    assert column is not None
-    matching = [key == bindparam(f"key_{number}", type_=key.type) for number, key in enumerate(columns)]
-    matching.append(free(guard, target.table))
-    emptied = _emptied(guard, target)
-    residue = bindparam("residue", type_=String())
-    if not column.nullable and not is_sealed(column):
-        emptied[column.key] = bindparam("in_place", type_=column.type)
-    statement = (
-        update(target.table)
-        .where(*matching, *_only(still))
-        .values({**emptied, target.table.c[f"{column.name}_residue"].key: residue})
-    )
-    rows = [
-        {"residue": text, "in_place": text} | {f"key_{number}": value for number, value in enumerate(key)}
-        for key, text in residues
-    ]
+    table, keys, count = target.table, key_columns(target.table), 0
+    asked = [free(guard, table), *_only(still)]
     for start in range(0, len(residues), keystore.CHUNK):
-        chunk = among(columns, [key for key, _ in residues[start : start + keystore.CHUNK]])
-        chosen = and_(chunk, free(guard, target.table), *_only(still))
-        outbox.put(connection, guard, outbox.naming(column), chosen)
+        made = {tuple(key): text for key, text in residues[start : start + keystore.CHUNK]}
+        chosen = and_(among(keys, list(made)), *asked)
+        outbox.put(connection, guard, outbox.naming(*target.columns), chosen)
+        if connection.dialect.name == "postgresql":
+            statement, _ = _replacing(connection, guard, target, made)
+            count += receipts.executed(connection, statement.where(*asked), table, gone)
+            continue
+        # elsewhere the UPDATE is executed for each row, and what it asks is asked once for all of them
+        made = {tuple(key): made[tuple(key)] for key in connection.execute(select(*keys).where(chosen))}
+        count += connection.execute(*_replacing(connection, guard, target, made)).rowcount if made else 0
         if gone is not None:
-            gone += connection.execute(select(*columns).where(chosen)).all()
-    return connection.execute(statement, rows).rowcount if rows else 0
+            gone += made
+    return count
+
+
+def _replacing(
+    connection: Connection, guard: Guard, target: Target, residues: Mapping[tuple[Any, ...], str | None]
+) -> tuple[Update, list[dict[str, Any]] | None]:
+    """Return what stores residues by the keys of their rows, and its parameters."""
+    column, keys = target.column, key_columns(target.table)
+    assert column is not None
+    rows = [(*key, text) for key, text in residues.items()]
+    (*these, residue), parameters = references.given(connection, [*(key.type for key in keys), String()], rows)
+    values = {**_emptied(guard, target), target.table.c[f"{column.name}_residue"].key: residue}
+    if not column.nullable and not is_sealed(column):
+        values[column.key] = type_coerce(residue, column.type)
+    matching = (key == this for key, this in zip(keys, these, strict=True))
+    return update(target.table).where(*matching).values(values), parameters
 
 
 def _emptied(guard: Guard, target: Target) -> dict[str, Any]:
@@ -296,103 +299,3 @@ def take_off(connection: Connection, guard: Guard, name: str, ids: Sequence[Any]
         these = table.c.id.in_(ids[start : start + keystore.CHUNK])
         found.update(connection.execute(delete(table).where(these).returning(table.c.id)).scalars())
     return found
-
-
-IN_LINE = 500
-"""How many keys one line of the ledger names."""
-
-
-def destroy_keys(connection: Connection, guard: Guard, ids: Iterable[bytes], kind: str = "key_destroyed") -> int:
-    """Destroy data subjects' keys, leave their tombstones and a line for each 500. Returns how many were living.
-
-    ``kind``: of the line; ``"key_renewed"`` where their data subjects live on under other keys. Raises PlanError where
-    a hold names one that does not.
-    """
-    table, wanted, destroyed = guard.own_table(KEY), sorted(set(ids)), []
-    for start in range(0, len(wanted), IN_LINE):
-        these = table.c.id.in_(wanted[start : start + IN_LINE]) & table.c.wrapped.is_not(None)
-        found = connection.execute(select(table.c.id).where(these).order_by(table.c.id).with_for_update()).scalars()
-        if living := list(map(bytes, found)):
-            if kind != "key_renewed":
-                _refuse_held(connection, guard, living)
-            _bury_keys(connection, guard, living, guard.now())
-            destroyed += living
-    for start in range(0, len(destroyed), IN_LINE):
-        line = {"keys": [key_id.hex() for key_id in destroyed[start : start + IN_LINE]]}
-        ledger.append(connection, guard, kind, line)
-    _forget_keys(guard, wanted)
-    return len(destroyed)
-
-
-def _refuse_held(connection: Connection, guard: Guard, ids: Sequence[bytes]) -> None:
-    if connection.execute(holds.on_subjects(guard, ids, guard.now)).first() is not None:
-        raise PlanError(
-            "A hold keeps a data subject whose key was to be destroyed.",
-            "Nothing was destroyed: somebody recorded a reason not to destroy yet.",
-            "Once it ends, do it again; privacy.release(engine, hold, by=...) ends it now.",
-        )
-
-
-def _bury_keys(connection: Connection, guard: Guard, ids: Sequence[bytes], at: datetime) -> None:
-    table = guard.own_table(KEY)
-    living = table.c.id.in_(ids) & table.c.wrapped.is_not(None)
-    connection.execute(update(table).where(living).values(wrapped=None, destroyed_at=at))
-
-
-def _forget_keys(guard: Guard, ids: Sequence[bytes]) -> None:
-    for key_id in ids:
-        guard.keys.forget(key_id)
-    guard.shredded.update(ids)
-
-
-@ledger.redoes("key_destroyed")
-def _destroy_keys_again(connection: Connection, guard: Guard, entry: Entry, body: dict[str, Any]) -> None:
-    """One that an older backup does not know gets its tombstone too: nobody may bring the key in from elsewhere."""
-    table, at = guard.own_table(KEY), datetime.fromisoformat(entry.at)
-    ids = [bytes.fromhex(key_id) for key_id in body["keys"]]
-    _bury_keys(connection, guard, ids, at)
-    known = set(map(bytes, connection.execute(select(table.c.id).where(table.c.id.in_(ids))).scalars()))
-    unknown = [{"id": key_id, "created_at": at, "destroyed_at": at} for key_id in ids if key_id not in known]
-    if unknown:
-        connection.execute(insert(table), unknown)
-    _forget_keys(guard, ids)
-
-
-def destroy_epochs(connection: Connection, guard: Guard, keys: Sequence[Sequence[Any]]) -> int:
-    """Destroy the keys of epochs, each (field id, number), and leave their tombstones. Returns how many were living.
-
-    The work is the same however many values were sealed in them.
-    """
-    table, count = guard.own_table(EPOCH), 0
-    for field_id in sorted({field_id for field_id, _ in keys}):
-        wanted = sorted({number for each, number in keys if each == field_id})
-        for start in range(0, len(wanted), IN_LINE):
-            these = (table.c.field == field_id) & table.c.number.in_(wanted[start : start + IN_LINE])
-            among_these = select(table.c.number).where(these, table.c.wrapped.is_not(None)).with_for_update()
-            living = sorted(connection.execute(among_these).scalars())
-            if living:
-                _bury_epochs(connection, guard, field_id, living, guard.now())
-                ledger.append(connection, guard, "epoch_destroyed", {"field": field_id, "numbers": living})
-            count += len(living)
-        _forget_epochs(connection, guard, field_id, wanted)
-    return count
-
-
-def _bury_epochs(connection: Connection, guard: Guard, field_id: str, numbers: Sequence[int], at: datetime) -> None:
-    table = guard.own_table(EPOCH)
-    living = and_(table.c.field == field_id, table.c.number.in_(numbers), table.c.wrapped.is_not(None))
-    connection.execute(update(table).where(living).values(wrapped=None, destroyed_at=at))
-
-
-def _forget_epochs(connection: Connection, guard: Guard, field_id: str, numbers: Sequence[int]) -> None:
-    for number in numbers:
-        epoch = Epoch(connection.dialect, field_id, number)
-        guard.keys.forget_epoch(epoch)
-        guard.shredded.add(epoch)
-
-
-@ledger.redoes("epoch_destroyed")
-def _destroy_epochs_again(connection: Connection, guard: Guard, entry: Entry, body: dict[str, Any]) -> None:
-    """An epoch that an older backup does not know has no values there."""
-    _bury_epochs(connection, guard, body["field"], body["numbers"], datetime.fromisoformat(entry.at))
-    _forget_epochs(connection, guard, body["field"], body["numbers"])

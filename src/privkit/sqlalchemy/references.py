@@ -5,8 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, FromClause, Index, Table, UniqueConstraint, and_, bindparam, tuple_
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    FromClause,
+    Index,
+    Table,
+    UniqueConstraint,
+    and_,
+    bindparam,
+    cast,
+    column,
+    func,
+    literal,
+    tuple_,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.schema import sort_tables
+from sqlalchemy.types import TypeEngine
 
 from privkit.errors import PlanError
 from privkit.markers import Latest
@@ -188,3 +205,20 @@ def in_deletion_order(guard: Guard) -> list[Table]:
         tables = sort_tables(by_name, skip_fn=loose.__contains__)
         ordered += [table for table in reversed(tables) if table in guard.tables]
     return ordered
+
+
+def given(
+    connection: Connection, types: Sequence[TypeEngine[Any]], rows: Sequence[Sequence[Any]]
+) -> tuple[list[ColumnElement[Any]], list[dict[str, Any]] | None]:
+    """Return the columns of rows that a statement is given, and its parameters.
+
+    On PostgreSQL they are a table of arrays, which one statement joins; elsewhere it is executed for each row.
+    """
+    named = [(f"given_{number}", kind) for number, kind in enumerate(types)]
+    if connection.dialect.name != "postgresql":
+        parameters = [dict(zip(dict(named), row, strict=True)) for row in rows]
+        return [bindparam(name, type_=kind) for name, kind in named], parameters
+    lists = zip(named, zip(*rows, strict=True), strict=True)
+    arrays = [cast(literal(list(values), ARRAY(kind)), ARRAY(kind)) for (_, kind), values in lists]
+    table = func.unnest(*arrays).table_valued(*(column(*each) for each in named))
+    return list(table.render_derived(name="privkit_given").c), None

@@ -21,8 +21,8 @@ from privkit.crypto import SubjectKey
 from privkit.crypto.envelope import KEY_ID_SIZE
 from privkit.errors import KeyringError, MappingError, SealedError, ShreddedError
 from privkit.purposes import internally
-from privkit.sqlalchemy import consent_subjects, keystore, ledger, tables, waiting
-from privkit.sqlalchemy.destroy import destroy_epochs, destroy_keys, key_columns, keyset, require_rows
+from privkit.sqlalchemy import consent_subjects, keystore, ledger, shred, tables, waiting
+from privkit.sqlalchemy.destroy import key_columns, keyset, require_rows
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.mapping import KEY_COLUMN
 from privkit.sqlalchemy.scan import require_sealed_columns
@@ -165,7 +165,7 @@ class _Work:
         """Nothing is sealed in them any more, but in backups: those end with the epoch, as all copies do."""
         keys = self._former_epochs()
         with self.engine.begin() as connection:
-            destroy_epochs(connection, self.guard, keys)
+            shred.destroy_epochs(connection, self.guard, keys)
 
 
 def renew(guard: Guard, engine: Engine, subject: bytes, *, patience: float = 600.0) -> Resealed:
@@ -189,7 +189,7 @@ def renew(guard: Guard, engine: Engine, subject: bytes, *, patience: float = 600
             owner = keystore.for_sealing(connection, guard, [new])[new]
             for each in work:
                 counts[each.name] += _reseal_under(connection, each, new, subject, owner)
-            destroy_keys(connection, guard, [subject], kind="key_renewed")
+            shred.destroy_keys(connection, guard, [subject], kind="key_renewed")
     return Resealed({name: Counts(count, count, 0, 0) for name, count in counts.items()})
 
 

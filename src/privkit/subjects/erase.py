@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, select
 from privkit.errors import InvalidValue, PlanError
 from privkit.purposes import internally
 from privkit.retention import files
-from privkit.sqlalchemy import consent_recording, consent_subjects, destroy, erasure, ledger, spending
+from privkit.sqlalchemy import consent_recording, consent_subjects, erasure, ledger, shred, spending
 from privkit.sqlalchemy.finality import Finality, finality
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.physical import Physical, settle
@@ -103,7 +103,7 @@ def _erased(connection: Connection, guard: Guard, key_id: bytes, who: str) -> _D
     fields = erasure.suppress(connection, guard, [key_id], on_duty=kept)
     spending.forget(connection, guard, [key_id.hex()])
     if not kept:
-        destroy.destroy_keys(connection, guard, [key_id])  # last: the names of files were opened with it
+        shred.destroy_keys(connection, guard, [key_id])  # last: the names of files were opened with it
     _refuse_left(erasure.left(connection, guard, [key_id]).keys() - kept.keys())
     body = {"subject": key_id.hex(), "by": who, "fields": fields, "rows": rows, "kept": sorted(kept)}
     ledger.append(connection, guard, "erased", body)
