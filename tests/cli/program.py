@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests import forked
 from tests.databases import Row, raw_rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -163,28 +164,15 @@ class Project:
 
     def run(self, *arguments: str, stdin: str = "", cwd: str = ".", **environment: str) -> Ended:
         """Run ``privkit`` with ``arguments`` in the folder."""
-        process = subprocess.run(
-            [sys.executable, "-m", "privkit.cli", *arguments],
-            cwd=self.folder / cwd,
-            env=clean_environment(**environment),
-            input=stdin,
-            capture_output=True,
-            encoding="utf-8",
-            timeout=120,
-        )
+        command = ["-m", "privkit.cli", *arguments]
+        process = forked.run(command, cwd=self.folder / cwd, env=clean_environment(**environment), stdin=stdin)
         ended = Ended(process.returncode, process.stdout, process.stderr)
         assert_silent(ended.seen)
         return ended
 
     def python(self, code: str, **environment: str) -> None:
         """Run a line of Python in the folder."""
-        subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=self.folder,
-            env=clean_environment(**environment),
-            check=True,
-            timeout=120,
-        )
+        forked.run(["-c", code], cwd=self.folder, env=clean_environment(**environment)).check_returncode()
 
 
 def assert_silent(seen: str) -> None:

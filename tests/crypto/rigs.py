@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pytest
 import privkit.crypto.providers.passphrase as passphrase_module
 from privkit.crypto import EnvironmentKeyring, FileKeyring, KmsKeyring, MasterKeyring, Pkcs11Keyring
 from tests.crypto.services import AES, OTHER_AES, PIN, RSA, TOKEN, Aws, Hsm
+from tests.forked import Forked
 from tests.meta import ROOT
 
 PASSPHRASE = "planted correct horse"
@@ -51,18 +50,15 @@ class Rig:
         """Run ``script``, where ``keyring`` is open, in another process; return what it printed."""
         return finished(self.start(path, script, *given))
 
-    def start(self, path: Path, script: str, *given: str) -> subprocess.Popen[str]:
+    def start(self, path: Path, script: str, *given: str) -> Forked:
         code = f"{PRELUDE}\nkeyring = {self.opening(path)}\n{script}"
-        environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-        command = [sys.executable, "-c", code, *given]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
+        return Forked(["-c", code, *given], ROOT, {**os.environ, "PYTHONPATH": str(ROOT / "src")}, "")
 
 
-def finished(process: subprocess.Popen[str]) -> str:
-    out, error = process.communicate(timeout=120)
-    assert 0 == process.returncode, error
-    return out.strip()
+def finished(process: Forked) -> str:
+    ended = process.ended()
+    assert 0 == ended.returncode, ended.stderr
+    return ended.stdout.strip()
 
 
 def evaluated(expression: str) -> MasterKeyring:

@@ -3,7 +3,6 @@
 import enum
 import os
 import subprocess
-import sys
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -28,6 +27,7 @@ from privkit import (
 from privkit.errors import NotProtectedError
 from privkit.integrations.alembic import privacy_options
 from privkit.previous import Adopting, FernetTokens
+from tests import forked
 from tests.databases import raw_rows
 from tests.integrations.alembic_project import Project, adopting_service, plain_service, sealed_service
 from tests.sqlalchemy import rides
@@ -209,8 +209,8 @@ def alembic(project: Project, *arguments: str) -> subprocess.CompletedProcess[st
         f"[alembic]\nscript_location = {project.folder}\nsqlalchemy.url = {url}\npath_separator = os\n"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PRIVKIT")}
-    line = [sys.executable, "-m", "alembic", "-c", str(project.folder / "alembic.ini"), *arguments]
-    return subprocess.run(line, env=environment, cwd=project.folder, capture_output=True, text=True, timeout=120)
+    line = ["-m", "alembic", "-c", str(project.folder / "alembic.ini"), *arguments]
+    return forked.run(line, env=environment, cwd=project.folder)
 
 
 def test_a31_new_tables_are_made_where_there_is_neither_a_key_nor_privkit(project: Project) -> None:
