@@ -38,7 +38,8 @@ define create_venv
 	fi
 endef
 
-install = -m pip install --quiet --disable-pip-version-check --editable
+# What is imported is compiled then; to compile all of it beforehand takes longer than to install it.
+install = -m pip install --quiet --no-compile --disable-pip-version-check --editable
 
 $(STAMP): pyproject.toml
 	$(call create_venv,$(VENV))

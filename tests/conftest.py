@@ -22,8 +22,9 @@ _HERE = Path(__file__).parent
 _ABOVE = {"cli", "coverage", "integrations", "retention", "subjects"}
 _STILL = ("alembic", "lattice", "one_function", "structures")
 _SLOW = (
-    *("adoption", "consent", "epochs", "event_loops", "failures", "holds", "leaks", "ledger", "observe", "outside"),
-    *("machine", "races", "replicas", "requests", "reseal", "rotation", "search", "spark", "threads"),
+    *("adoption", "child_periods", "consent", "country_days", "destruction", "epochs", "event_loops", "failures"),
+    *("holds", "leaks", "ledger", "machine", "observe", "outside", "previous", "races", "regions", "replicas"),
+    *("requests", "reseal", "rotation", "search", "spark", "threads", "transitions"),
 )
 """Files of the storage that ride on what the others test, and would take five minutes more under SQLAlchemy 2.0."""
 _FORMS = ("read_paths", "write_paths", "left_out", "textual", "bypasses")
