@@ -20,6 +20,7 @@ from privkit.precisions import AtLeastAge as AtLeastAge
 from privkit.precisions import Bins as Bins
 from privkit.precisions import Cell as Cell
 from privkit.precisions import Clamp as Clamp
+from privkit.precisions import Displace as Displace
 from privkit.precisions import Exact as Exact
 from privkit.precisions import Generalise as Generalise
 from privkit.precisions import InCountry as InCountry

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +220,30 @@ class AddNoise:
     domain: str = field(default="noise", kw_only=True)
 
 
+@runtime_checkable
+class PlaceNoise(Protocol):
+    """How a place is moved: a ``privkit.location.noise.PlanarLaplace``."""
+
+    @property
+    def eps(self) -> float:
+        """The privacy loss per metre."""
+
+    @property
+    def furthest(self) -> float:
+        """The greatest distance in metres."""
+
+
+@dataclass(frozen=True, slots=True)
+class Displace:
+    """Leave a place moved by ``noise``, as WKT: ``"POINT (-0.12780 51.50740)"``.
+
+    It is drawn once for each place of each data subject in ``domain``, so reading again tells nothing more.
+    """
+
+    noise: PlaceNoise
+    domain: str = field(default="places", kw_only=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Microaggregate:
     """Leave the mean of a group of at least ``k`` neighbouring numbers. Only for a whole column, so for data sets."""
@@ -241,6 +265,7 @@ Technique = (
     | Clamp
     | Map
     | AddNoise
+    | Displace
     | Microaggregate
 )
 """What can become of a value. ``Delete`` and ``Aggregate``, in ``privkit.markers``, end a whole row."""

@@ -30,6 +30,7 @@ from privkit import (
     BirthDate,
     Cell,
     Clamp,
+    Displace,
     FileKeyring,
     Generalise,
     GeoPoint,
@@ -55,6 +56,9 @@ from privkit.datasets.plan import DatasetPlan, Decision
 from privkit.deidentify import changed, restore, secret_name, token
 from privkit.errors import ApplicationError, InvalidValue, MappingError, PrivkitError
 from privkit.location import cell
+from privkit.location.noise import PlanarLaplace
+from tests import forked
+from tests.meta import ROOT
 
 AT = date(2026, 6, 15)
 COLUMNS: dict[str, Decision] = {
@@ -73,6 +77,7 @@ COLUMNS: dict[str, Decision] = {
     "weight": AddNoise(2.0, 20, 200),
     "height": Microaggregate(3),
     "home": Generalise(Cell(6)),
+    "seat": Displace(PlanarLaplace(within=2000)),
     "gone": Suppress(),
     "fare": NotPersonal("a price"),
 }
@@ -98,6 +103,7 @@ def rows(count: int, seed: int = 1) -> list[dict[str, Any]]:
             "weight": chance.choice([None, 70.5]),
             "height": float(chance.randrange(150, 200)),
             "home": {"lat": 51.5, "lon": -0.125},
+            "seat": f"POINT ({chance.randrange(180)} 51.5)",
             "gone": "planted",
             "fare": Decimal("12.50"),
         }
@@ -395,6 +401,21 @@ def stopping(after: int, *, inside: bool = False) -> Any:
         raise KeyboardInterrupt
 
     return run
+
+
+def test_a_run_killed_at_any_touch_of_a_file_goes_on_and_ends_with_the_same_bytes(
+    source: Path, keyring: FileKeyring, tmp_path: Path
+) -> None:
+    arguments = [str(source), str(tmp_path / "out"), str(keyring.path), "12"]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
+    ended = forked.run(["-m", "tests.datasets.killed", *arguments], env=environment)
+    assert (0, ["9"] * 12) == (ended.returncode, ended.stdout.split()), ended.stderr
+    whole, made = bytes_below(tmp_path / "out-0"), []
+    for number in range(1, 13):
+        found = deidentify(source, tmp_path / f"out-{number}", PARTITIONED, keyring)
+        assert whole == bytes_below(tmp_path / f"out-{number}")
+        made.append(found.made)
+    assert len(set(made)) > 1  # some were killed late enough to leave files
 
 
 @pytest.mark.parametrize(("after", "inside", "torn"), [(0, True, 0), (1, False, 0), (2, True, 5)])

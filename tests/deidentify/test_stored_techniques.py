@@ -14,9 +14,12 @@ from privkit import (
     Bins,
     BirthDate,
     Clamp,
+    Displace,
     FileKeyring,
     Generalise,
+    GeoPoint,
     KeepLast,
+    Location,
     Map,
     Microaggregate,
     Personal,
@@ -34,6 +37,9 @@ from privkit import (
 )
 from privkit.crypto import DESTROYED
 from privkit.deidentify import restore, token
+from privkit.location import metres_between
+from privkit.location.formats import from_wkt
+from privkit.location.noise import PlanarLaplace
 from privkit.policy.precisions import unfit
 from tests.databases import raw_rows
 
@@ -72,6 +78,7 @@ class Member(Base):
     age: Mapped[Annotated[int | None, personal(Clamp(high=90), seal=False)]]
     job: Mapped[Annotated[str | None, personal(Map({"nurse": "health"}, "other"), seal=False)]]
     weight: Mapped[Annotated[float | None, personal(AddNoise(2.0, 20, 200), seal=False)]]
+    home: Mapped[Annotated[GeoPoint | None, Location(purposes={"mail"}, then=Displace(PlanarLaplace(within=2000)))]]
     left_at: Mapped[datetime | None]
 
 
@@ -91,6 +98,7 @@ def member(number: int) -> dict[str, Any]:
         "age": 93,
         "job": "spy",
         "weight": 70.5,
+        "home": GeoPoint(51.5074, -0.1278),
         "left_at": datetime(2020, 1, 1),
     }
 
@@ -109,7 +117,7 @@ def test_c36_each_technique_leaves_its_residue_and_no_text_in_a_sealed_column(
     plan = privacy.plan(engine)
     assert "moved by up to 30 days, all dates of a data subject alike" in {step.technique for step in plan.steps}
     run = privacy.purge(engine, plan)
-    assert (0, 13 * 3) == (run.overdue, sum(outcome.done for outcome in run.outcomes))
+    assert (0, 14 * 3) == (run.overdue, sum(outcome.done for outcome in run.outcomes))
     engine.dispose()
 
     names = [
@@ -126,6 +134,7 @@ def test_c36_each_technique_leaves_its_residue_and_no_text_in_a_sealed_column(
         "age",
         "job",
         "weight",
+        "home",
     ]
     columns = ", ".join(f"{name}_residue" for name in names)
     rows = [
@@ -144,7 +153,8 @@ def test_c36_each_technique_leaves_its_residue_and_no_text_in_a_sealed_column(
         assert 0 < abs(moved.days) <= 30
         assert moved == date.fromisoformat(row["paid"]) - date(2020, 3, 1)
         assert 20 <= float(row["weight"]) <= 200
-    assert 3 == len({row["login"] for row in rows})
+        assert 0 < metres_between(from_wkt(row["home"]), GeoPoint(51.5074, -0.1278)) <= 2000
+    assert 3 == len({row["login"] for row in rows}) == len({row["home"] for row in rows})
     stored = raw_rows(database_url, "SELECT login, note, income, weight, joined FROM members ORDER BY id")
     assert [(row["login"], None, None, None, None) for row in rows] == [tuple(row) for row in stored]
     emptied = raw_rows(database_url, "SELECT card, letter, born, paid FROM members")
@@ -171,6 +181,8 @@ def test_c36_each_technique_leaves_its_residue_and_no_text_in_a_sealed_column(
         (float, Substitute("a"), "Substitute does not fit"),
         (list[str], Redact("a"), "Redact does not fit"),
         (int, Microaggregate(5), "needs a whole column"),
+        (str, Displace(PlanarLaplace()), "Displace does not fit"),
+        (GeoPoint, Displace(500), "Displace has no noise"),
         (str, Redact("a*"), "matches the empty text"),
         (str, KeepLast(0), "keeps nothing"),
         (str, Generalise(AgeBand()), "the residue is AgeBand"),

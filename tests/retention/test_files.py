@@ -164,6 +164,44 @@ def test_b32_nothing_is_done_while_a_file_remains_and_a_later_run_ends_it(
     assert "planted" not in caplog.text + repr((first, second, third))
 
 
+class Lost(DirectoryStore):
+    """A service that does what it was asked, and whose first answer is lost."""
+
+    lost = False
+
+    def delete(self, name: str) -> None:
+        super().delete(name)
+        if not self.lost:
+            self.lost = True
+            raise TimeoutError
+
+
+@pytest.mark.parametrize("fails", ["before", "in the middle", "after"])
+def test_c38_while_an_outside_service_fails_nobody_is_reported_as_done(
+    database_url: str, tmp_path: Path, fails: str
+) -> None:
+    """Two services: one holds portraits and works, one holds pictures. A row whose event is NULL is not due."""
+    store: DirectoryStore = Lost(tmp_path / "pictures")
+    if fails != "after":
+        store = Failing(tmp_path / "pictures", 3 if fails == "before" else 1)
+    place = gallery(database_url, tmp_path, pictures=store)
+    place.add(Sitter(id=1, portrait="one.png", closed_at=LONG_AGO), Sitter(id=2, portrait="two.png"))
+    place.add(*pictures(3), Print(id=1, sitter_id=1, closed_at=LONG_AGO, scan="scan.jpg"))
+    first = place.purge()
+    assert not first.ok
+    assert first.files_pending > 0
+    assert not place.privacy.status(place.engine).ok
+    left = raw_rows(database_url, "SELECT count(*), count(portrait) FROM sitters WHERE id = 1 OR portrait IS NULL")
+    assert left == [(1, 0)]
+    assert raw_rows(database_url, OUTBOX) == [(first.files_pending,)]
+    while not place.purge().ok:
+        assert fails == "before"
+    assert place.privacy.status(place.engine).ok
+    assert (place.files(), place.files("portraits")) == (set(), {"two.png"})
+    assert counted(place) == {"pictures": 4, "portraits": 1}
+    place.engine.dispose()
+
+
 def test_finish_files_tries_each_again_and_says_what_became_of_them(sqlite_url: str, tmp_path: Path) -> None:
     place = gallery(sqlite_url, tmp_path, pictures=Failing(tmp_path / "pictures", 4))
     place.add(Sitter(id=1), *pictures(3))

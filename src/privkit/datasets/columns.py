@@ -22,6 +22,7 @@ from privkit.precisions import (
     Bins,
     Cell,
     Clamp,
+    Displace,
     Generalise,
     Microaggregate,
     Month,
@@ -94,7 +95,7 @@ def understood(technique: Technique, value: Any) -> Any:
     struct of ``lat`` and ``lon``. Raises InvalidValue.
     """
     match technique:
-        case Generalise(Cell()):
+        case Generalise(Cell()) | Displace():
             return _place(value)
         case ShiftDates() | Generalise(Year() | Quarter() | Month() | AgeBand()) if isinstance(value, str):
             return _date(value.strip()) if value.strip() else None

@@ -24,12 +24,15 @@ from privkit.deidentify.precision import reduce
 from privkit.deidentify.pseudonyms import token
 from privkit.deidentify.substitutes import substituted
 from privkit.errors import InvalidValue, SealedError
+from privkit.location.noise import PlanarLaplace, add_noise
+from privkit.location.point import GeoPoint
 from privkit.markers import Aggregate, Delete, Technique
 from privkit.precisions import (
     AddNoise,
     Bins,
     Cell,
     Clamp,
+    Displace,
     Generalise,
     KeepLast,
     Map,
@@ -92,6 +95,8 @@ def changed(
             return clamped(technique, value)
         case AddNoise():
             return noisy(technique, value, key, _required(subject, technique))
+        case Displace():
+            return _displaced(technique, value, key, _required(subject, technique))
         case Microaggregate():
             raise InvalidValue(
                 "Microaggregate needs a whole column, and was given one value.",
@@ -143,7 +148,7 @@ def secret_name(technique: Technique | Aggregate) -> str:
 
 def needs_subject(technique: Technique | Aggregate) -> bool:
     """Return whether what stays depends on whose value it is."""
-    return isinstance(technique, ShiftDates | AddNoise)
+    return isinstance(technique, ShiftDates | AddNoise | Displace)
 
 
 def leaves_residue(technique: Technique | Aggregate) -> bool:
@@ -186,6 +191,8 @@ def label(technique: Technique | Aggregate) -> str:
             return "generalised to declared categories"
         case AddNoise(scale):
             return f"given noise of scale {scale}"
+        case Displace():
+            return "moved by noise, each place of a data subject once"
         case Microaggregate(k):
             return f"replaced by the mean of {k} or more"
 
@@ -221,6 +228,13 @@ def _shifted(technique: ShiftDates, value: Any, key: bytes, subject: str) -> dat
     except OverflowError:
         pass  # raised below, so that no context is chained
     raise InvalidValue("A date cannot be moved out of the calendar.", "", "Store None where a date is not known.")
+
+
+def _displaced(technique: Displace, value: Any, key: bytes, subject: str) -> str:
+    if not isinstance(technique.noise, PlanarLaplace) or not isinstance(value, GeoPoint):
+        raise InvalidValue("Displace moves a place by a PlanarLaplace.", "", "Displace(PlanarLaplace(metres=500))")
+    shown = add_noise(technique.noise, value, key=key, domain=technique.domain, subject=subject)
+    return f"POINT ({shown.lon:.5f} {shown.lat:.5f})"
 
 
 def _zip3(value: Any) -> str:

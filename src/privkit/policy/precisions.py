@@ -18,6 +18,7 @@ from privkit.markers import (
     BirthDate,
     Cell,
     Clamp,
+    Displace,
     Exact,
     Generalise,
     InCountry,
@@ -40,6 +41,7 @@ from privkit.markers import (
     Year,
     Zip3,
 )
+from privkit.precisions import PlaceNoise
 
 _NEVER_A_PLACE = (str, int, float, bool, date)
 
@@ -107,6 +109,8 @@ def unfit(item: Field, technique: Technique) -> Iterator[tuple[str, str]]:
         return
     if isinstance(technique, Microaggregate):
         yield "Microaggregate needs a whole column, so it is for data sets.", "Bins((20, 40, 60))"
+    if isinstance(technique, Displace) and (item.many or not place_like(item)):
+        yield "Displace does not fit values of its type.", "Suppress()"
     kinds = _FITTING.get(type(technique), ())
     if kinds and (item.many or not (_date_like(item) if kinds == (date,) else _is(item, *kinds))):
         yield f"{name} does not fit values of its type.", "Suppress()"
@@ -126,6 +130,8 @@ def mistakes(technique: Any) -> Iterator[tuple[str, str]]:
             yield "has no bound.", "Clamp(high=90)"
         case AddNoise(scale, low, high) if not (scale > 0 and low < high):
             yield "has no scale above 0, or no room between its bounds.", "AddNoise(2.0, low=0, high=120)"
+        case Displace(noise) if not isinstance(noise, PlaceNoise):
+            yield "has no noise.", "Displace(PlanarLaplace(metres=500))"
         case Microaggregate(k) if k < 2:
             yield "has groups of one, which are the values themselves.", "Microaggregate(5)"
         case Substitute(_, kind) if kind not in ("shape", "name", "email"):

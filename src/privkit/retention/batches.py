@@ -269,8 +269,10 @@ class Batches:
         if not leaves_residue(target.technique):
             return destroy.suppress(connection, guard, target, rows, self.predicate, self.gone), {}
         residues = self._residues(connection, rows)
-        made = {tuple(key) for key, _ in residues}
-        unopened = {key: UNOPENED for row in rows if (key := self._key(row)) not in made}
+        unopened: dict[Key, str] = {}
+        if len(residues) < len(rows):
+            made = {tuple(key) for key, _ in residues}
+            unopened = {key: UNOPENED for row in rows if (key := self._key(row)) not in made}
         done = destroy.replace_with_residue(connection, guard, target, residues, self.predicate, self.gone)
         return done, unopened
 

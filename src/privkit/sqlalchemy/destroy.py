@@ -231,20 +231,19 @@ def replace_with_residue(
 ) -> int:
     """Destroy values and leave their residues, in the rows named by each key that no hold keeps."""
     table, keys, count = target.table, key_columns(target.table), 0
-    asked = [free(guard, table), *_only(still)]
+    asked, at_once = [free(guard, table), *_only(still)], connection.dialect.name == "postgresql"
     for start in range(0, len(residues), keystore.CHUNK):
         made = {tuple(key): text for key, text in residues[start : start + keystore.CHUNK]}
         chosen = and_(among(keys, list(made)), *asked)
         outbox.put(connection, guard, outbox.naming(*target.columns), chosen)
-        if connection.dialect.name == "postgresql":
-            statement, _ = _replacing(connection, guard, target, made)
-            count += receipts.executed(connection, statement.where(*asked), table, gone)
-            continue
-        # elsewhere the UPDATE is executed for each row, and what it asks is asked once for all of them
-        made = {tuple(key): made[tuple(key)] for key in connection.execute(select(*keys).where(chosen))}
-        count += connection.execute(*_replacing(connection, guard, target, made)).rowcount if made else 0
-        if gone is not None:
-            gone += made
+        if not at_once:  # the UPDATE is executed for each row, and what it asks is asked once for all of them
+            made = {tuple(key): made[tuple(key)] for key in connection.execute(select(*keys).where(chosen))}
+            count += connection.execute(*_replacing(connection, guard, target, made)).rowcount if made else 0
+            if gone is not None:
+                gone += made
+    if at_once and residues:
+        statement, _ = _replacing(connection, guard, target, {tuple(key): text for key, text in residues})
+        count = receipts.executed(connection, statement.where(*asked), table, gone)
     return count
 
 
@@ -259,7 +258,10 @@ def _replacing(
     values = {**_emptied(guard, target), target.table.c[f"{column.name}_residue"].key: residue}
     if not column.nullable and not is_sealed(column):
         values[column.key] = type_coerce(residue, column.type)
-    matching = (key == this for key, this in zip(keys, these, strict=True))
+    matching = [key == this for key, this in zip(keys, these, strict=True)]
+    firsts = [key[0] for key in residues]
+    if parameters is None and not isinstance(firsts[0], str):  # for an index; texts have the database's own order
+        matching.append(keys[0].between(min(firsts), max(firsts)))
     return update(target.table).where(*matching).values(values), parameters
 
 
