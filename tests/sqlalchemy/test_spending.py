@@ -134,6 +134,17 @@ def test_after_the_period_there_is_room_again_and_the_notes_are_gone(service: Se
     assert 1 == spent(database_url)
 
 
+def test_a_budget_whose_period_became_shorter_counts_by_the_new_one(service: Service) -> None:
+    for place in range(3):
+        service.show(place)
+    service.at = NOW + timedelta(hours=2)
+    hourly = Budget(3 * NOISE.eps, timedelta(hours=1))
+    for place in range(3):
+        service.show(place, budget=hourly)
+    with pytest.raises(BudgetSpent):
+        service.show(3, budget=hourly)
+
+
 def test_two_budgets_of_two_periods_do_not_forget_for_each_other(service: Service) -> None:
     week = Budget(2 * NOISE.eps, 7 * DAY)
     for place in (0, 1):

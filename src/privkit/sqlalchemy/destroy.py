@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import (
     Column,
@@ -260,7 +261,7 @@ def _replacing(
         values[column.key] = type_coerce(residue, column.type)
     matching = [key == this for key, this in zip(keys, these, strict=True)]
     firsts = [key[0] for key in residues]
-    if parameters is None and not isinstance(firsts[0], str):  # for an index; texts have the database's own order
+    if parameters is None and isinstance(firsts[0], int | UUID):  # for an index: both order these alike
         matching.append(keys[0].between(min(firsts), max(firsts)))
     return update(target.table).where(*matching).values(values), parameters
 

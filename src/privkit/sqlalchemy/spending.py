@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Protocol
 
-from sqlalchemy import BigInteger, Connection, Engine, false, func, insert, literal, select, update
+from sqlalchemy import BigInteger, Connection, Engine, and_, false, func, insert, literal, or_, select, update
 
 from privkit.clock import as_utc
 from privkit.crypto.envelope import length_prefixed
@@ -53,10 +53,11 @@ class SpendingInDatabase:
         this = _token(guard, self._name, subject, report.hex())
         with internally(), self._engine.connect() as connection:
             _wait(connection, guard, who)
-            ended = connection.execute(select(table.c.id).where(table.c.subject == who, table.c.until <= now))
-            destroy.take_off(connection, guard, SPENDING, ended.scalars().all())
-            ours = table.c.subject == who, table.c.budget == self._name, table.c.made_at > now - budget.period
-            rows = connection.execute(select(table.c.id, table.c.cost).where(*ours)).all()
+            theirs, ours = table.c.subject == who, table.c.budget == self._name
+            past = or_(table.c.until <= now, and_(ours, table.c.made_at <= now - budget.period))
+            ended = connection.execute(select(table.c.id).where(theirs, past)).scalars().all()
+            destroy.take_off(connection, guard, SPENDING, ended)
+            rows = connection.execute(select(table.c.id, table.c.cost).where(theirs, ours)).all()
             made = {bytes(found): spent for found, spent in rows}
             allowed = this in made or budget.allows(made.values(), cost)
             if allowed and this not in made:
