@@ -255,7 +255,7 @@ class Batches:
     @property
     def _naming(self) -> list[Column[Any]]:
         """The columns that name files and are destroyed here."""
-        return outbox.naming(*(self.target.columns or self.target.table.columns)) if self.target.divided is None else []
+        return outbox.naming(*self.target.destroyed)
 
     def _destroy(self, connection: Connection, rows: Sequence[Any]) -> tuple[int, dict[Key, str]]:
         """Destroy what is due in some rows. Returns how many were done, and why each other one was left."""

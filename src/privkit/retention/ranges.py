@@ -116,7 +116,7 @@ def in_one_statement(guard: Guard, target: Target) -> bool:
     """Whether only the rows themselves are touched: no key, residue or file, and no row that depends on them."""
     table = target.table
     opened = leaves_residue(target.technique) or isinstance(target.technique, Aggregate)
-    if target.divided is not None or opened or outbox.naming(*(target.columns or table.columns)):
+    if target.divided is not None or opened or outbox.naming(*target.destroyed):
         return False
     followed = any(foreign.ondelete in ("CASCADE", "SET NULL") for foreign in references.dependants(table))
     return target.column is not None or not (followed or KEY_COLUMN in table.columns or references.circle(guard, table))

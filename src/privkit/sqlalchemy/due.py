@@ -85,6 +85,11 @@ class Target:
         return () if self.column is None else (self.column, *self.beside)
 
     @property
+    def destroyed(self) -> tuple[Column[Any], ...]:
+        """The columns whose values go: those, or all of a row that goes as a whole; none with a key."""
+        return () if self.divided is not None else self.columns or tuple(self.table.columns)
+
+    @property
     def keeps(self) -> dict[str, Keep | None]:
         """The purposes and duties that keep it, by name."""
         return _keeps([self.rule]) if self.rule else {}
