@@ -11,7 +11,6 @@ in one transaction: each row is counted once, whenever a run is killed.
 
 from __future__ import annotations
 
-import hmac
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -36,8 +35,9 @@ from sqlalchemy import update as updating
 
 from privkit.consent.age import cautious_today
 from privkit.crypto import HEADER_SIZE, SubjectKey, as_bytes
-from privkit.crypto.envelope import ValueKey, length_prefixed
+from privkit.crypto.envelope import ValueKey
 from privkit.deidentify import private, reduce, token
+from privkit.deidentify.keyed import drawn
 from privkit.errors import InvalidValue, MappingError, SealedError, ShreddedError
 from privkit.markers import Aggregate, Exact
 from privkit.periods import Period
@@ -320,8 +320,7 @@ def _number(column: Column[Any], number: Decimal) -> Any:
 
 def _id(guard: Guard, rollup: Rollup, key: list[Any]) -> bytes:
     """The cell's keyed token: nobody can try cells. Keys that differ in anything, in letter case too, are two cells."""
-    message = length_prefixed(rollup.aggregate.into.encode(), json.dumps(key).encode())
-    return hmac.digest(guard.keyring.secret("rollup-cell"), message, "sha256")[:16]
+    return drawn(guard.keyring.secret("rollup-cell"), "rollup cell", rollup.aggregate.into, json.dumps(key))[:16]
 
 
 def _key(guard: Guard) -> ValueKey:

@@ -7,7 +7,6 @@ the data subject is erased, if its key id was the ``subject``.
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Protocol
@@ -15,7 +14,7 @@ from typing import Protocol
 from sqlalchemy import BigInteger, Connection, Engine, and_, false, func, insert, literal, or_, select, update
 
 from privkit.clock import as_utc
-from privkit.crypto.envelope import length_prefixed
+from privkit.deidentify.keyed import drawn
 from privkit.location.budget import Budget
 from privkit.purposes import internally
 from privkit.sqlalchemy import destroy
@@ -92,8 +91,7 @@ def drop_ended(connection: Connection, guard: Guard) -> int:
 
 
 def _token(guard: Guard, *names: str) -> bytes:
-    message = length_prefixed(*(name.encode("utf-8", "surrogatepass") for name in names))
-    return hmac.digest(guard.keyring.secret("spending"), message, "sha256")[:16]
+    return drawn(guard.keyring.secret("spending"), "spending", *names)[:16]
 
 
 def _wait(connection: Connection, guard: Guard, who: bytes) -> None:
