@@ -1,5 +1,6 @@
 """Where the policy has a run leave receipts, each row and value that it destroyed has one, and nothing else has."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -44,7 +45,11 @@ def test_each_row_and_value_that_went_has_one_receipt_and_what_stayed_has_none(h
         for number in range(1, 41):
             key = (1 + number % 3, number) if table == "stays" else (number,)
             assert ([gone] if number in due else []) == fields(hotel.privacy, hotel.engine, model, *key)
-    assert run.done * 16 == sum(length for (length,) in hotel.raw("SELECT length(receipts) FROM privkit_receipt"))
+    sizes = dict(hotel.raw("SELECT line, length(receipts) FROM privkit_receipt"))
+    lines = [(line, json.loads(body)) for line, body in hotel.raw("SELECT seq, body FROM privkit_ledger")]
+    counts = {line: (body["table"] == "stays", body["count"]) for line, body in lines if "receipts" in body}
+    assert sizes == {line: count * 16 if hashed else 28 + count * 8 for line, (hashed, count) in counts.items()}
+    assert run.done == sum(count for _, count in counts.values())
     receipt = hotel.privacy.receipts(hotel.engine, "visits", min(due))[0]
     assert (run.id, "deleted with its row") == (receipt.run, receipt.technique)
     assert "P30D after ended" in receipt.rule
@@ -87,11 +92,25 @@ def test_receipts_tell_nothing_without_the_keyring_and_show_when_they_were_alter
         tmp_path / "hotel.yaml", test_fast_paths.Base, FileKeyring.create(tmp_path / "other.json"), clock=lambda: NOW
     )
     with hotel.engine.connect() as connection:
-        assert [] == receipts.find(connection, other.guard, table_named(other.guard, Visit), (number,))
+        with pytest.raises(LedgerError, match="sealed under another keyring"):
+            receipts.find(connection, other.guard, table_named(other.guard, Visit), (number,))
+        keys = [(1 + number % 3, number) for number in range(1, 6)]
+        stays = table_named(other.guard, Stay)
+        assert [] == [one for key in keys for one in receipts.find(connection, other.guard, stays, key)]
     for change in ("UPDATE privkit_receipt SET receipts = substr(receipts, 2)", "DELETE FROM privkit_receipt"):
         hotel.raw(change)
         with pytest.raises(LedgerError, match="not those of which the ledger tells"):
             hotel.privacy.receipts(hotel.engine, Visit, number)
+
+
+def test_hashes_that_a_former_version_left_for_integers_are_still_receipts(hotel: Hotel) -> None:
+    number = min(hotel.fill(Random(10), 5))
+    former = pytest.MonkeyPatch()
+    former.setattr(receipts, "_numbered", lambda table: False)
+    assert hotel.purge().ok
+    former.undo()
+    assert ["row"] == fields(hotel.privacy, hotel.engine, Visit, number)
+    assert [] == fields(hotel.privacy, hotel.engine, Visit, 99)
 
 
 def test_without_the_policy_s_word_a_run_leaves_none(database_url: str, tmp_path: Path) -> None:

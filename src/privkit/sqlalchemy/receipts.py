@@ -1,22 +1,26 @@
-"""Receipts: for each row and value that a run destroys, 16 bytes that say so, under the ledger's line of its batch.
+"""Receipts: for each row and value that a run destroys, some bytes that say so, under the ledger's line of its batch.
 
-Where the policy says ``runs: {receipts: true}``. A receipt is a keyed hash of the table, the field and the primary key:
-with the keyring one can show that a certain row was destroyed, when and by which rule; without it nobody learns which
-rows there were. Those of one batch lie in one row, sorted, and the line has their SHA-256.
+Where the policy says ``runs: {receipts: true}``. With the keyring one can show that a certain row was destroyed, when
+and by which rule; without it nobody learns which rows there were. Those of one batch lie in one row, and the line has
+their SHA-256. Where the primary key is one integer, they are the list of the keys, sealed: 8 bytes each. Whoever has
+the keyring could try all integers, so hashes would hide no more, and take ten times as long. Any other key may be a name
+or an address, which has to be gone: of those a receipt is a keyed hash of 16 bytes, and they are sorted.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Delete, Select, Table, Update, insert, select
+from sqlalchemy import Connection, Delete, Integer, Select, Table, Update, func, insert, select
 
+from privkit.crypto.aead import Aead
 from privkit.crypto.envelope import length_prefixed
-from privkit.errors import LedgerError
+from privkit.errors import LedgerError, SealedError
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.references import key_columns
 from privkit.sqlalchemy.tables import LEDGER, RECEIPT
@@ -25,6 +29,7 @@ Keys = list[Sequence[Any]]
 """The primary keys of rows that were destroyed, as a statement returned them."""
 
 _SIZE = 16
+"""Of a hash. The length of a sealed list is never a multiple of it: 12 and 16 bytes beside its numbers, of 8 each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +56,42 @@ def executed(connection: Connection, statement: Delete | Update, table: Table, g
     """Execute a statement that destroys; return how many rows it met, and add their keys to ``gone`` where asked."""
     if gone is None:
         return connection.execute(statement).rowcount
-    found = connection.execute(statement.returning(*key_columns(table))).all()
+    keys = key_columns(table)
+    if _numbered(table) and connection.dialect.name == "postgresql":  # in one value: rows would be read one by one
+        going = statement.returning(*keys).cte("privkit_gone")
+        numbers = connection.execute(select(func.array_agg(going.c[keys[0].key]))).scalar_one() or []
+        gone += zip(numbers)
+        return len(numbers)
+    found = connection.execute(statement.returning(*keys)).all()
     gone += found
     return len(found)
 
 
+def _numbered(table: Table) -> bool:
+    """Whether the primary key is one integer."""
+    keys = key_columns(table)
+    return len(keys) == 1 and isinstance(keys[0].type, Integer)
+
+
 def make(guard: Guard, table: Table, field: str | None, keys: Sequence[Sequence[Any]]) -> bytes:
-    """Return the receipts of some rows of ``table``, or of their values of ``field``, sorted: 16 bytes each."""
-    keyed = hashlib.blake2b(
-        length_prefixed(table.fullname.encode(), (field or "").encode()),
-        key=guard.keyring.secret("receipts"),
-        digest_size=_SIZE,
-    )
+    """Return the receipts of some rows of ``table``, or of their values of ``field``."""
+    if _numbered(table):
+        numbers = struct.pack(f"<{len(keys)}q", *(number for (number,) in keys))
+        return _cipher(guard).encrypt(numbers, _place(table, field))
+    return _hashes(guard, table, field, keys)
+
+
+def _hashes(guard: Guard, table: Table, field: str | None, keys: Sequence[Sequence[Any]]) -> bytes:
+    keyed = hashlib.blake2b(_place(table, field), key=guard.keyring.secret("receipts"), digest_size=_SIZE)
     return b"".join(sorted(_of_key(keyed, key) for key in keys))
+
+
+def _cipher(guard: Guard) -> Aead:
+    return Aead(guard.keyring.secret("receipt lists"))
+
+
+def _place(table: Table, field: str | None) -> bytes:
+    return length_prefixed(table.fullname.encode(), (field or "").encode())
 
 
 def _of_key(keyed: Any, key: Sequence[Any]) -> bytes:
@@ -88,18 +116,35 @@ def digest(receipts: bytes) -> str:
 def find(connection: Connection, guard: Guard, table: Table, key: Sequence[Any]) -> list[Receipt]:
     """Return what is known to have been destroyed of the row of ``table`` with this primary key, the oldest first.
 
-    Raises LedgerError where receipts are not those of which the ledger tells.
+    Raises LedgerError where receipts are not those of which the ledger tells, or a list was sealed under other keys.
     """
-    ours, found = dict[str | None, bytes](), []
+    found = []
     for line, body, receipts in _batches(connection, guard, table):
         if digest(receipts) != body["receipts"]:
             raise _altered(line.seq)
         field = body["field"]
-        wanted = ours.setdefault(field, make(guard, table, field, [key]))
-        if any(receipts.startswith(wanted, at) for at in range(0, len(receipts), _SIZE)):
+        if _among(guard, table, field, key, receipts, line.seq):
             run, rule, technique = body["run"], body["rule"], body["technique"]
             found.append(Receipt(table.fullname, field, run, rule, technique, line.at, line.seq))
     return found
+
+
+def _among(guard: Guard, table: Table, field: str | None, key: Sequence[Any], receipts: bytes, line: int) -> bool:
+    """Whether the receipts of a batch have one of this row. Integers too had hashes once."""
+    if len(receipts) % _SIZE == 0:
+        wanted = _hashes(guard, table, field, [key])
+        return any(receipts.startswith(wanted, at) for at in range(0, len(receipts), _SIZE))
+    try:
+        numbers = _cipher(guard).decrypt(receipts, _place(table, field))
+    except SealedError:
+        pass  # raised below instead, so that no context is chained
+    else:
+        return (int(key[0]),) in struct.iter_unpack("<q", numbers)
+    raise LedgerError(
+        f"The receipts of line {line} do not open.",
+        "They are what the run left, and were sealed under another keyring.",
+        "Open them with the keyring of the service.",
+    )
 
 
 def _batches(connection: Connection, guard: Guard, table: Table) -> Iterator[tuple[Any, dict[str, Any], bytes]]:
