@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check types documents bench clean
 
 help:
 	@echo "make demo    a ride service: seal, read, search, plan, purge, report"
@@ -60,18 +60,23 @@ $(STAMP_SA20): $(STAMP)
 demo: $(STAMP)
 	@$(VENV)/bin/python -m privkit.demo
 
-# The shorter run comes first, so that the last line counts the whole suite.
+# The shorter run comes first, so that the last line counts the whole suite. `make check` runs tests/meta.
 test: $(STAMP) $(STAMP_SA20)
 	@echo "SQLAlchemy 2.0: the storage tests"
 	@$(VENV_SA20)/bin/python -m pytest --numprocesses auto -m storage
 	@echo "SQLAlchemy 2.1: all tests"
-	@$(VENV)/bin/python -m pytest --numprocesses auto
+	@$(VENV)/bin/python -m pytest --numprocesses auto --dist worksteal --ignore tests/meta
 
 check: $(STAMP)
+	@$(MAKE) --no-print-directory --jobs 2 types documents
+
+types: $(STAMP)
 	@$(VENV)/bin/python -m ruff format --check --quiet .
 	@$(VENV)/bin/python -m ruff check --quiet .
-	@$(VENV)/bin/python -m mypy
 	@$(VENV)/bin/lint-imports
+	@$(VENV)/bin/python -m mypy
+
+documents: $(STAMP)
 	@$(VENV)/bin/python -m pytest --quiet tests/meta
 
 bench: $(STAMP)

@@ -28,7 +28,10 @@ _SLOW = (
     *("requests", "reseal", "rotation", "search", "spark", "threads", "transitions"),
 )
 """Files of the storage that ride on what the others test, and would take five minutes more under SQLAlchemy 2.0."""
-_FORMS = ("read_paths", "write_paths", "left_out", "textual", "bypasses")
+_FORMS = (
+    *("bypasses", "conformance", "defaults", "lattice", "left_out", "objects", "precisions", "read_paths", "switches"),
+    *("textual", "unchecked", "write_paths"),
+)
 """Thousands of forms of statements: under 2.0 they are tried on SQLite. What a database does with them, 2.1 shows."""
 
 

@@ -8,6 +8,7 @@ its own arguments, folder, environment and standard streams, and ends as any pro
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import os
 import runpy
@@ -186,5 +187,6 @@ if __name__ == "__main__":
     import privkit
     import privkit.datasets.relations
 
+    gc.freeze()
     _ = (jinja2, psycopg, rich, sqlglot, typer, _dialect, _sqlite, privkit)
     _serve(socket.socket(fileno=int(sys.argv[1])))

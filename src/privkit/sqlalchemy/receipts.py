@@ -3,8 +3,8 @@
 Where the policy says ``runs: {receipts: true}``. With the keyring one can show that a certain row was destroyed, when
 and by which rule; without it nobody learns which rows there were. Those of one batch lie in one row, and the line has
 their SHA-256. Where the primary key is one integer, they are the list of the keys, sealed: 8 bytes each. Whoever has
-the keyring could try all integers, so hashes would hide no more, and take ten times as long. Any other key may be a name
-or an address, which has to be gone: of those a receipt is a keyed hash of 16 bytes, and they are sorted.
+the keyring could try all integers, so hashes would hide no more, and take ten times as long. Any other key may be a
+name or an address, which has to be gone: of those a receipt is a keyed hash of 16 bytes, and they are sorted.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Delete, Integer, Select, Table, Update, func, insert, select
 
-from privkit.crypto.aead import Aead
-from privkit.crypto.envelope import length_prefixed
+from privkit.crypto import HEADER_SIZE, SubjectKey
+from privkit.crypto.envelope import ValueKey, length_prefixed
 from privkit.errors import LedgerError, SealedError
 from privkit.sqlalchemy.guard import Guard
 from privkit.sqlalchemy.references import key_columns
@@ -77,7 +77,7 @@ def make(guard: Guard, table: Table, field: str | None, keys: Sequence[Sequence[
     """Return the receipts of some rows of ``table``, or of their values of ``field``."""
     if _numbered(table):
         numbers = struct.pack(f"<{len(keys)}q", *(number for (number,) in keys))
-        return _cipher(guard).encrypt(numbers, _place(table, field))
+        return _key(guard, table, field).seal(numbers)[HEADER_SIZE:]
     return _hashes(guard, table, field, keys)
 
 
@@ -86,8 +86,9 @@ def _hashes(guard: Guard, table: Table, field: str | None, keys: Sequence[Sequen
     return b"".join(sorted(_of_key(keyed, key) for key in keys))
 
 
-def _cipher(guard: Guard) -> Aead:
-    return Aead(guard.keyring.secret("receipt lists"))
+def _key(guard: Guard, table: Table, field: str | None) -> ValueKey:
+    """Return the key that seals lists of one table's rows; no envelope's header is stored with them."""
+    return SubjectKey(guard.keyring.secret("receipt lists")).value_key(f"{RECEIPT}.{table.fullname}.{field or ''}")
 
 
 def _place(table: Table, field: str | None) -> bytes:
@@ -134,8 +135,9 @@ def _among(guard: Guard, table: Table, field: str | None, key: Sequence[Any], re
     if len(receipts) % _SIZE == 0:
         wanted = _hashes(guard, table, field, [key])
         return any(receipts.startswith(wanted, at) for at in range(0, len(receipts), _SIZE))
+    key_of_list = _key(guard, table, field)
     try:
-        numbers = _cipher(guard).decrypt(receipts, _place(table, field))
+        numbers = key_of_list.open(key_of_list.header + receipts)
     except SealedError:
         pass  # raised below instead, so that no context is chained
     else:
