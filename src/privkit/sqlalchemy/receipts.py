@@ -59,7 +59,7 @@ def executed(connection: Connection, statement: Delete | Update, table: Table, g
     keys = key_columns(table)
     if _numbered(table) and connection.dialect.name == "postgresql":  # in one value: rows would be read one by one
         going = statement.returning(*keys).cte("privkit_gone")
-        numbers = connection.execute(select(func.array_agg(going.c[keys[0].key]))).scalar_one() or []
+        numbers = connection.execute(select(func.array_agg(going.c[0]))).scalar_one() or []
         gone += zip(numbers)
         return len(numbers)
     found = connection.execute(statement.returning(*keys)).all()
@@ -141,7 +141,8 @@ def _among(guard: Guard, table: Table, field: str | None, key: Sequence[Any], re
     except SealedError:
         pass  # raised below instead, so that no context is chained
     else:
-        return (int(key[0]),) in struct.iter_unpack("<q", numbers)
+        asked = str(key[0])
+        return any(str(number) == asked for (number,) in struct.iter_unpack("<q", numbers))
     raise LedgerError(
         f"The receipts of line {line} do not open.",
         "They are what the run left, and were sealed under another keyring.",
