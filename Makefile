@@ -60,7 +60,7 @@ $(STAMP_SA20): $(STAMP)
 demo: $(STAMP)
 	@$(VENV)/bin/python -m privkit.demo
 
-# The shorter run comes first, so that the last line counts the whole suite. `make check` runs tests/meta.
+# The shorter run comes first, so that the last line counts all but tests/meta, which `make check` runs.
 test: $(STAMP) $(STAMP_SA20)
 	@echo "SQLAlchemy 2.0: the storage tests"
 	@$(VENV_SA20)/bin/python -m pytest --numprocesses auto -m storage

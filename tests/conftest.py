@@ -28,11 +28,8 @@ _SLOW = (
     *("requests", "reseal", "rotation", "search", "spark", "threads", "transitions"),
 )
 """Files of the storage that ride on what the others test, and would take five minutes more under SQLAlchemy 2.0."""
-_FORMS = (
-    *("bypasses", "conformance", "defaults", "lattice", "left_out", "objects", "precisions", "read_paths", "switches"),
-    *("textual", "unchecked", "write_paths"),
-)
-"""Thousands of forms of statements: under 2.0 they are tried on SQLite. What a database does with them, 2.1 shows."""
+_BOTH = ("physical", "quick_paths", "sealed_storage", "structures", "types", "upserts")
+"""What asks PostgreSQL under 2.0 too. Else 2.0 is tried on SQLite; what a database does with a statement, 2.1 shows."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -45,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         room = item.path.relative_to(_HERE).parts[0] if item.path.is_relative_to(_HERE) else ""
         above = room in _ABOVE and not any(name in item.path.name for name in _STILL)
         above |= any(name in item.path.name for name in _SLOW)
-        above |= "postgresql" in item.name and any(name in item.path.name for name in _FORMS)
+        above |= "postgresql" in item.name and not any(name in item.path.name for name in _BOTH)
         if not above and (fixtures & _STORAGE_FIXTURES or "sqlalchemy" in _source(item.path)):
             item.add_marker("storage")
 

@@ -8,6 +8,7 @@ its own arguments, folder, environment and standard streams, and ends as any pro
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import json
 import os
@@ -174,6 +175,8 @@ def _die_of(number: signal.Signals) -> NoReturn:
 
 
 if __name__ == "__main__":
+    with contextlib.suppress(ImportError):
+        import boto3  # noqa: F401
     import jinja2
     import psycopg
     import rich.console

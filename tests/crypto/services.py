@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,17 @@ _LIBRARIES = (
     "/usr/local/lib/softhsm/libsofthsm2.so",
     "/opt/homebrew/lib/softhsm/libsofthsm2.so",
 )
+
+
+_making = threading.Lock()
+
+
+@cache
+def _session() -> Any:
+    """One for all clients: each would read what boto3 knows of AWS anew, and only one may be made at a time."""
+    import boto3
+
+    return boto3.session.Session()
 
 
 class Aws:
@@ -70,13 +82,13 @@ class Aws:
         self.contexts.append(json.loads(body).get("EncryptionContext", {}))
 
     def client(self, service: str = "kms", attempts: int = 1, **more: Any) -> Any:
-        import boto3
         from botocore.config import Config
 
         given = {"region_name": "eu-west-1", "aws_access_key_id": "test", "aws_secret_access_key": "test", **more}
         retries = {"mode": "standard", "total_max_attempts": attempts}
         config = Config(connect_timeout=2, read_timeout=30, retries=retries)
-        return boto3.session.Session().client(service, endpoint_url=self.url, config=config, **given)
+        with _making:
+            return _session().client(service, endpoint_url=self.url, config=config, **given)
 
     def new_key(self) -> str:
         arn: str = self.client().create_key()["KeyMetadata"]["Arn"]

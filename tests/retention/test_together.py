@@ -184,6 +184,54 @@ def test_erasing_a_data_subject_keeps_to_the_groups(place: Place, database_url: 
     assert raw_rows(database_url, "SELECT id FROM users WHERE phone_token IS NOT NULL") == [(2,)]
 
 
+class Daily(DeclarativeBase): ...
+
+
+@data_subject
+@events(seen="seen_at")
+@together("spot", "photo", "label")
+class Sighting(Daily):
+    __tablename__ = "sightings"
+    id: Mapped[Annotated[int, NotPersonal("row id")]] = mapped_column(primary_key=True)
+    spot: Mapped[Annotated[GeoPoint | None, Location(purposes={"watch"})]]
+    photo: Mapped[Annotated[str | None, Personal("user.content", purposes={"watch"}, seal=True, file="tracks")]]
+    label: Mapped[Annotated[str | None, NotPersonal("printed on a ring")]]
+    seen_at: Mapped[Annotated[datetime | None, NotPersonal("event time")]]
+
+
+def test_a_group_in_epochs_is_emptied_with_its_file_before_the_day_s_key_goes(
+    database_url: str, tmp_path: Path
+) -> None:
+    policy = POLICY.partition("  account")[0] + (
+        "  watch: {description: Watch birds, legal_basis: contract, keep: {for: P30D, after: seen, epoch: P1D}}\n"
+    )
+    (tmp_path / "policy.yaml").write_text(policy)
+    (tmp_path / "tracks").mkdir()
+    for name in ("old.jpg", "new.jpg"):
+        (tmp_path / "tracks" / name).write_text("a bird")
+    keys, stores = FileKeyring.create(tmp_path / "keys.json"), {"tracks": DirectoryStore(tmp_path / "tracks")}
+    privacy = Privacy(tmp_path / "policy.yaml", Daily, keys, clock=lambda: NOW, stores=stores)
+    engine = create_engine(database_url)
+    privacy.protect(engine)
+    Daily.metadata.create_all(engine)
+    row = {"spot": TRACK.points[0], "label": "t"}
+    rows = [
+        row | {"id": 1, "photo": "old.jpg", "seen_at": LONG_AGO},
+        row | {"id": 2, "photo": "new.jpg", "seen_at": datetime(2025, 12, 30)},
+    ]
+    with privacy.purpose("watch"), engine.begin() as connection:
+        connection.execute(insert(Sighting), rows)
+    done = purged((privacy, engine))
+    assert done.pop("sightings.spot") == 1
+    assert done == {"privkit_epoch.sightings.spot": 1, "privkit_epoch.sightings.photo": 1}
+    left = "SELECT id FROM sightings WHERE spot IS NOT NULL AND photo IS NOT NULL AND label IS NOT NULL"
+    assert [(2,)] == raw_rows(database_url, left)
+    assert ["new.jpg"] == [each.name for each in (tmp_path / "tracks").iterdir()]
+    assert [(2,)] == raw_rows(database_url, "SELECT count(*) FROM privkit_epoch WHERE wrapped IS NULL")
+    assert purged((privacy, engine)) == {}
+    engine.dispose()
+
+
 def test_c30_what_is_annotated_alone_has_its_siblings_named(tmp_path: Path) -> None:
     class Other(DeclarativeBase): ...
 
