@@ -113,6 +113,15 @@ def test_hashes_that_a_former_version_left_for_integers_are_still_receipts(hotel
     assert [] == fields(hotel.privacy, hotel.engine, Visit, 99)
 
 
+def test_integers_that_the_database_has_as_numbers_of_any_size_have_hashes(pg_url: str, tmp_path: Path) -> None:
+    for hotel in test_fast_paths._hotel(pg_url, tmp_path, test_fast_paths.POLICY + RECEIPTS):
+        number = min(hotel.fill(Random(11), 5))
+        hotel.raw("ALTER TABLE visits ALTER id TYPE numeric")
+        hotel.raw(f"UPDATE visits SET id = id + {2**70}")
+        assert hotel.purge().ok
+        assert ["row"] == fields(hotel.privacy, hotel.engine, Visit, number + 2**70)
+
+
 def test_without_the_policy_s_word_a_run_leaves_none(database_url: str, tmp_path: Path) -> None:
     for hotel in test_fast_paths._hotel(database_url, tmp_path):
         due = hotel.fill(Random(9), 5)

@@ -13,6 +13,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,8 +77,9 @@ def _numbered(table: Table) -> bool:
 def make(guard: Guard, table: Table, field: str | None, keys: Sequence[Sequence[Any]]) -> bytes:
     """Return the receipts of some rows of ``table``, or of their values of ``field``."""
     if _numbered(table):
-        numbers = struct.pack(f"<{len(keys)}q", *(number for (number,) in keys))
-        return _key(guard, table, field).seal(numbers)[HEADER_SIZE:]
+        with suppress(struct.error):  # a database may have another type than the model says
+            numbers = struct.pack(f"<{len(keys)}q", *(number for (number,) in keys))
+            return _key(guard, table, field).seal(numbers)[HEADER_SIZE:]
     return _hashes(guard, table, field, keys)
 
 
